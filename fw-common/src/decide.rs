@@ -1,0 +1,76 @@
+//! The decision: from a packet and the tables to a verdict. The kernel and the host call the same code.
+
+use crate::tables::{Tables, role};
+use crate::verdict::{Hook, Mark, Reason, Verdict};
+use bytemuck::Zeroable;
+
+use crate::wire::{Arrival, Audience, Bytes, Packet};
+
+mod container;
+mod outside;
+mod service;
+
+/// Room for what is parsed of a packet.
+///
+/// The caller lends it: on the 512 bytes of a BPF stack it would crowd out everything else, and in map memory, of whose
+/// content the verifier assumes nothing, it does not multiply the states that the verifier has to walk.
+#[derive(Clone, Copy, Debug, Zeroable)]
+#[repr(C)]
+pub struct Workspace {
+    /// The packet.
+    pub packet: Packet,
+    /// The packet that an ICMP error quotes.
+    pub inner: Packet,
+}
+
+/// Decides a packet at a hook.
+///
+/// XDP, `port_egress` and `bridge_egress` are not attached by this version and pass.
+#[inline(always)]
+pub fn decide<T: Tables, B: Bytes + ?Sized>(
+    hook: Hook,
+    arrival: &Arrival,
+    bytes: &B,
+    tables: &T,
+    work: &mut Workspace,
+) -> Verdict {
+    work.packet = Packet::zeroed();
+    match hook {
+        Hook::UplinkIngress => outside::coming_in(arrival, bytes, tables, work),
+        Hook::UplinkEgress => outside::going_out(arrival, bytes, tables, work),
+        Hook::PortIngress => container::at_port(arrival, bytes, tables, work),
+        Hook::BridgeIngress => container::at_bridge(arrival, bytes, tables, work),
+        Hook::UplinkXdp | Hook::PortEgress | Hook::BridgeEgress => Verdict::pass(Reason::NotOurs),
+    }
+}
+
+/// The bits of the packet mark that are ours.
+#[inline(always)]
+pub const fn mark_mask(mark_bit: u8) -> u32 {
+    3 << (mark_bit & 31)
+}
+
+/// The packet mark after the verdict: our field replaced, every other bit as it was.
+#[inline(always)]
+pub const fn marked(mark: u32, field: Mark, mark_bit: u8) -> u32 {
+    mark & !mark_mask(mark_bit) | (field as u32) << (mark_bit & 31)
+}
+
+/// Whether a hook on a device of this role may decide; tables and attachments change at different moments.
+#[inline(always)]
+fn is_for(hook: Hook, device: u8) -> bool {
+    match hook {
+        Hook::UplinkXdp | Hook::UplinkIngress | Hook::UplinkEgress => device == role::UPLINK,
+        Hook::PortIngress | Hook::PortEgress => device == role::PORT,
+        Hook::BridgeIngress | Hook::BridgeEgress => device == role::BRIDGE,
+    }
+}
+
+/// Whether the frame is addressed to a single machine.
+#[inline(always)]
+fn is_unicast(arrival: &Arrival) -> bool {
+    matches!(arrival.audience, Audience::Host | Audience::Other)
+}
+
+#[cfg(test)]
+mod tests;

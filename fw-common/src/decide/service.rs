@@ -1,0 +1,102 @@
+//! Services of this host: rules for its ports, and who may use them.
+
+use crate::address::Address;
+use crate::tables::{Port, PortKey, Tables, sources};
+use crate::wire::{Packet, proto};
+
+/// What the tables say of a service and a peer.
+///
+/// Eight bytes: what fits one register is all that a BPF function can return.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Service {
+    /// Whether any entry stands for the port, be it a rule or only that Docker publishes it.
+    pub known: bool,
+    /// Whether Docker publishes the address, protocol and port that the packet names.
+    pub published: bool,
+    /// What the peer may.
+    pub access: Access,
+    /// The rule that said so, 0 if none did.
+    pub rule: u32,
+}
+
+/// What a peer may do with a service.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Access {
+    /// A rule holds the peer.
+    Rule,
+    /// Being published is enough.
+    Open,
+    /// There is a rule, and it does not hold the peer.
+    SourceNotAllowed,
+    /// There is no rule.
+    Closed,
+}
+
+/// Looks up the service `(local, proto, port)` for `peer`: the entry of the exact address first, then that of any.
+#[inline(never)]
+pub(super) fn find<T: Tables>(
+    tables: &T,
+    local: &Address,
+    protocol: u8,
+    port: u16,
+    peer: &Address,
+) -> Service {
+    let mut service = Service { known: false, published: false, access: Access::Closed, rule: 0 };
+    let mut zones = None;
+    let mut key = PortKey::new(*local, protocol, port);
+    if let Some(entry) = tables.port(&key) {
+        service.add(tables, &entry, peer, &mut zones);
+    }
+    if service.access != Access::Rule {
+        key.address = local.any_of_family();
+        if let Some(entry) = tables.port(&key) {
+            service.add(tables, &entry, peer, &mut zones);
+        }
+    }
+    service
+}
+
+impl Service {
+    #[inline(always)]
+    fn add<T: Tables>(&mut self, tables: &T, entry: &Port, peer: &Address, zones: &mut Option<u64>) {
+        self.known = true;
+        self.published |= entry.published != 0;
+        let holds = match entry.sources {
+            sources::ANY => true,
+            sources::ZONES => {
+                let held = zones.unwrap_or_else(|| tables.zones(peer));
+                *zones = Some(held);
+                held & entry.zones != 0
+            }
+            _ => false,
+        };
+        if holds {
+            self.access = Access::Rule;
+            self.rule = entry.rule;
+        } else if entry.open != 0 && self.access != Access::Rule {
+            self.access = Access::Open;
+        } else if entry.rule != 0 && self.access == Access::Closed {
+            self.access = Access::SourceNotAllowed;
+            self.rule = entry.rule;
+        }
+    }
+
+    /// Whether the peer may use the service.
+    pub(super) fn is_allowed(self) -> bool {
+        matches!(self.access, Access::Rule | Access::Open)
+    }
+}
+
+/// Whether the packet may open a service at all: of ICMP only an echo request does.
+#[inline(always)]
+pub(super) fn asks_for_service(packet: &Packet) -> bool {
+    match packet.protocol {
+        proto::ICMP | proto::ICMPV6 => {
+            use crate::wire::icmp::ECHO;
+            packet.is_icmp_of(ECHO.0, ECHO.1)
+        }
+        _ => true,
+    }
+}

@@ -1,0 +1,287 @@
+//! Flows: what went out, so that the reply is known when it comes back.
+//!
+//! Only outward packets make a flow. A flow expires before conntrack forgets the same connection: were it to
+//! outlive conntrack, a packet of the peer would still be a "reply" to us while NAT hands it to the host itself.
+//! The figures in comments are the kernel's defaults (Documentation/networking/nf_conntrack-sysctl.rst); a host that
+//! lowers those sysctls below ours loses that margin.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::address::Address;
+use crate::wire::{Packet, proto, tcp};
+
+/// Key of map `flows`: the tuple as the outside sees it, after MASQUERADE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct FlowKey {
+    /// Our address.
+    pub local: Address,
+    /// The peer's address.
+    pub remote: Address,
+    /// Our port in host order; the identifier of an ICMP echo; 0 for protocols without ports.
+    pub local_port: u16,
+    /// The peer's port in host order, or 0.
+    pub remote_port: u16,
+    /// IP protocol number; ICMP echo of both families stands under 1.
+    pub proto: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+impl FlowKey {
+    /// The flow that this outward packet belongs to.
+    #[inline(always)]
+    pub fn outward(packet: &Packet) -> Self {
+        Self {
+            local: packet.source,
+            remote: packet.destination,
+            local_port: packet.source_port,
+            remote_port: packet.destination_port,
+            proto: packet.service_proto(),
+            reserved: [0; 3],
+        }
+    }
+
+    /// The flow that this inward packet would be a reply of.
+    #[inline(always)]
+    pub fn inward(packet: &Packet) -> Self {
+        Self {
+            local: packet.destination,
+            remote: packet.source,
+            local_port: packet.destination_port,
+            remote_port: packet.source_port,
+            proto: packet.service_proto(),
+            reserved: [0; 3],
+        }
+    }
+}
+
+/// Whose flow it is: [`Flow::owner`].
+pub mod owner {
+    /// The host itself.
+    pub const HOST: u8 = 0;
+    /// A container of a managed network.
+    pub const CONTAINER: u8 = 1;
+    /// Something that the host forwards without our knowing it.
+    pub const OTHER: u8 = 2;
+}
+
+/// How far a flow has come: [`Flow::state`].
+pub mod state {
+    /// Nothing came back yet.
+    pub const OPENING: u8 = 1;
+    /// A reply came back, early.
+    pub const ANSWERED: u8 = 2;
+    /// Both directions are alive.
+    pub const ESTABLISHED: u8 = 3;
+    /// TCP: we sent FIN.
+    pub const FIN_SENT: u8 = 4;
+}
+
+/// Map `flows`: a flow that went out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Flow {
+    /// Second of the monotonic clock in which a packet was last seen, either way.
+    pub last_seen: u32,
+    /// Second in which it began.
+    pub started: u32,
+    /// One of [`state`].
+    pub state: u8,
+    /// One of [`owner`].
+    pub owner: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+impl Flow {
+    /// Whether conntrack may have forgotten this flow by `now`.
+    #[inline(always)]
+    pub fn is_expired(&self, proto: u8, now: u32) -> bool {
+        since(self.last_seen, now) >= timeout(proto, self.state)
+    }
+
+    /// What the flow becomes when we send `packet`; `None` if the packet ends it or may not make one.
+    #[inline(always)]
+    pub fn sent(known: Option<&Self>, packet: &Packet, owner: u8, now: u32) -> Option<Self> {
+        let known = match known {
+            Some(flow) if !flow.is_expired(packet.protocol, now) => Some(*flow),
+            _ => None,
+        };
+        let fresh = Self { last_seen: now, started: now, state: state::OPENING, owner, reserved: [0; 2] };
+        if packet.protocol == proto::TCP {
+            return Self::sent_tcp(known, fresh, packet.tcp_flags, now);
+        }
+        let Some(flow) = known else { return Some(fresh) };
+        let state = match flow.state {
+            state::ANSWERED if flow.is_steady(now) => state::ESTABLISHED,
+            other => other,
+        };
+        Some(Self { last_seen: now, state, owner, ..flow })
+    }
+
+    #[inline(always)]
+    fn sent_tcp(known: Option<Self>, fresh: Self, flags: u8, now: u32) -> Option<Self> {
+        if flags & tcp::RST != 0 {
+            return None;
+        }
+        let opens = flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
+        let Some(flow) = known else {
+            // Mid-stream pick-up (a host taken over alive) makes an established flow; FIN makes none.
+            return match (opens, flags & tcp::FIN != 0) {
+                (true, _) => Some(fresh),
+                (false, true) => None,
+                (false, false) => Some(Self { state: state::ESTABLISHED, ..fresh }),
+            };
+        };
+        if opens {
+            return Some(fresh);
+        }
+        let closing = flags & tcp::FIN != 0 || flow.state == state::FIN_SENT;
+        let state = if closing { state::FIN_SENT } else { state::ESTABLISHED };
+        Some(Self { last_seen: now, state, owner: fresh.owner, ..flow })
+    }
+
+    /// What the flow becomes when its reply `packet` comes in.
+    ///
+    /// The peer can forge every bit of it, and conntrack, which checks sequence numbers and checksums, may not believe
+    /// it: so no FIN or RST of the peer shortens a flow, and nothing but our own packets keeps one alive that is not
+    /// TCP and not the host's own. (Of TCP no reply opens anything; the host's own flow leads to its own socket.)
+    #[inline(always)]
+    #[must_use]
+    pub fn received(&self, packet: &Packet, now: u32) -> Self {
+        if packet.protocol == proto::TCP {
+            let reset = packet.tcp_flags & tcp::RST != 0;
+            return match self.state {
+                _ if reset => *self,
+                state::OPENING => Self { last_seen: now, state: state::ESTABLISHED, ..*self },
+                _ => Self { last_seen: now, ..*self },
+            };
+        }
+        let state = match self.state {
+            state::OPENING => state::ANSWERED,
+            state::ANSWERED if self.owner == owner::HOST && self.is_steady(now) => state::ESTABLISHED,
+            other => other,
+        };
+        let last_seen = if self.owner == owner::HOST { now } else { self.last_seen };
+        Self { last_seen, state, ..*self }
+    }
+
+    /// conntrack calls a UDP flow a stream two seconds after it began; a second more because ours are whole ones.
+    #[inline(always)]
+    fn is_steady(&self, now: u32) -> bool {
+        since(self.started, now) > 3
+    }
+}
+
+/// Seconds from `then` to `now`; none if another CPU wrote `then` in a second that this one has not reached.
+#[inline(always)]
+fn since(then: u32, now: u32) -> u32 {
+    u32::try_from(now.wrapping_sub(then).cast_signed()).unwrap_or(0)
+}
+
+/// Seconds after which a silent flow is gone.
+#[inline(always)]
+pub const fn timeout(proto: u8, flow_state: u8) -> u32 {
+    if proto == proto::TCP {
+        return match flow_state {
+            state::ESTABLISHED => 345_600, // ESTABLISHED 432000
+            _ => 100,                      // SYN_SENT, FIN_WAIT and TIME_WAIT 120
+        };
+    }
+    match (proto, flow_state) {
+        (proto::UDP | proto::UDP_LITE, state::ESTABLISHED) => 110, // stream 120
+        (proto::GRE, state::ESTABLISHED) => 170,                   // stream 180
+        (proto::UDP | proto::UDP_LITE | proto::GRE | proto::ICMP | proto::ICMPV6, _) => 25, // 30
+        (proto::SCTP, _) => 8, // SHUTDOWN and COOKIE states 3 to 30, open 210000
+        _ => 550,              // generic 600
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytemuck::Zeroable;
+
+    fn packet(protocol: u8, tcp_flags: u8) -> Packet {
+        let mut packet = Packet::zeroed();
+        (packet.protocol, packet.tcp_flags) = (protocol, tcp_flags);
+        packet
+    }
+
+    fn begun(protocol: u8, flags: u8) -> Option<Flow> {
+        Flow::sent(None, &packet(protocol, flags), owner::HOST, 1000)
+    }
+
+    #[test]
+    fn rst_and_fin_make_no_flow_and_rst_ends_one() {
+        assert!(begun(proto::TCP, tcp::RST).is_none());
+        assert!(begun(proto::TCP, tcp::FIN | tcp::ACK).is_none());
+        let open = begun(proto::TCP, tcp::SYN).unwrap();
+        assert!(Flow::sent(Some(&open), &packet(proto::TCP, tcp::RST), owner::HOST, 1001).is_none());
+    }
+
+    #[test]
+    fn our_fin_closes_and_a_syn_reopens() {
+        let open =
+            begun(proto::TCP, tcp::SYN).unwrap().received(&packet(proto::TCP, tcp::SYN | tcp::ACK), 1000);
+        assert_eq!(open.state, state::ESTABLISHED);
+        let closed = Flow::sent(Some(&open), &packet(proto::TCP, tcp::FIN | tcp::ACK), 0, 1001).unwrap();
+        assert_eq!(closed.state, state::FIN_SENT);
+        let last = Flow::sent(Some(&closed), &packet(proto::TCP, tcp::ACK), 0, 1002).unwrap();
+        assert_eq!(last.state, state::FIN_SENT);
+        assert!(!last.is_expired(proto::TCP, 1101) && last.is_expired(proto::TCP, 1102));
+        let again = Flow::sent(Some(&last), &packet(proto::TCP, tcp::SYN), 0, 1003).unwrap();
+        assert_eq!(again.state, state::OPENING);
+    }
+
+    #[test]
+    fn what_the_peer_may_forge_shortens_nothing() {
+        let open = begun(proto::TCP, tcp::ACK).unwrap();
+        assert_eq!(open.received(&packet(proto::TCP, tcp::RST), 1001), open);
+        assert_eq!(open.received(&packet(proto::TCP, tcp::FIN | tcp::ACK), 1001).state, state::ESTABLISHED);
+    }
+
+    #[test]
+    fn a_containers_datagrams_alone_keep_its_flow_alive() {
+        let sent = Flow::sent(None, &packet(proto::UDP, 0), owner::CONTAINER, 1000).unwrap();
+        let late = sent.received(&packet(proto::UDP, 0), 1020);
+        assert_eq!((late.state, late.last_seen), (state::ANSWERED, 1000));
+        assert_eq!(late.received(&packet(proto::UDP, 0), 1024), late);
+        let again = Flow::sent(Some(&late), &packet(proto::UDP, 0), owner::CONTAINER, 1024).unwrap();
+        assert_eq!((again.state, again.last_seen), (state::ESTABLISHED, 1024));
+    }
+
+    #[test]
+    fn udp_lives_short_until_it_is_a_stream() {
+        let sent = begun(proto::UDP, 0).unwrap();
+        let answered = sent.received(&packet(proto::UDP, 0), 1001);
+        assert_eq!(answered.state, state::ANSWERED);
+        assert!(answered.is_expired(proto::UDP, 1026));
+        let stream = Flow::sent(Some(&answered), &packet(proto::UDP, 0), 0, 1010).unwrap();
+        assert_eq!(stream.state, state::ESTABLISHED);
+        assert!(!stream.is_expired(proto::UDP, 1119) && stream.is_expired(proto::UDP, 1120));
+    }
+
+    #[test]
+    fn an_expired_flow_is_as_none() {
+        let old = begun(proto::TCP, tcp::SYN).unwrap();
+        assert!(Flow::sent(Some(&old), &packet(proto::TCP, tcp::FIN | tcp::ACK), 0, 1100).is_none());
+    }
+
+    #[test]
+    fn every_timeout_is_below_conntracks() {
+        for (protocol, flow_state, conntrack) in [
+            (proto::TCP, state::OPENING, 120),
+            (proto::TCP, state::ESTABLISHED, 432_000),
+            (proto::TCP, state::FIN_SENT, 120),
+            (proto::UDP, state::OPENING, 30),
+            (proto::UDP, state::ESTABLISHED, 120),
+            (proto::ICMP, state::OPENING, 30),
+            (proto::GRE, state::OPENING, 30),
+            (99, state::OPENING, 600),
+        ] {
+            assert!(timeout(protocol, flow_state) < conntrack, "{protocol} {flow_state}");
+        }
+    }
+}

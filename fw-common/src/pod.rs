@@ -1,0 +1,42 @@
+//! Markers that let aya move our plain data between user space and maps; each is bounded by `bytemuck::Pod`.
+
+use crate::address::{Address, Mac};
+use crate::flow::{Flow, FlowKey};
+use crate::tables::{
+    Count, Daemon, DenyRule, Endpoint, Interface, LocalAddress, LocalKey, Name, NameKey, Network, Port,
+    PortKey, Settings, Subnet, Zones,
+};
+
+const fn plain<T: bytemuck::Pod>() {}
+
+macro_rules! plain_data {
+    ($($type:ty),+ $(,)?) => {
+        $(
+            const _: () = plain::<$type>();
+            // SAFETY: the line above proves that the type is `bytemuck::Pod`: no padding, every bit pattern valid.
+            unsafe impl aya::Pod for $type {}
+        )+
+    };
+}
+
+plain_data!(
+    Address,
+    Mac,
+    Settings,
+    Interface,
+    Subnet,
+    Network,
+    LocalKey,
+    LocalAddress,
+    PortKey,
+    Port,
+    DenyRule,
+    Zones,
+    Endpoint,
+    FlowKey,
+    Flow,
+    Count,
+    Daemon,
+    NameKey,
+    Name,
+);

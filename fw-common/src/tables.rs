@@ -1,0 +1,374 @@
+//! Tables: what decisions look up, as keys and values that stand in BPF maps byte for byte.
+//!
+//! Every type here is plain data without padding, so that `bpftool map dump` prints each field by its name.
+//! Numbers are in host byte order, addresses are bytes as on the wire. A `reserved` field is zero.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::address::{Address, Mac};
+use crate::flow::{Flow, FlowKey};
+
+#[cfg(feature = "std")]
+pub mod memory;
+
+/// The lookups that a decision may make. The kernel answers from BPF maps, tests from ordinary collections.
+pub trait Tables {
+    /// What holds for all packets.
+    fn settings(&self) -> Settings;
+    /// The role of this device.
+    fn interface(&self, ifindex: u32) -> Option<Interface>;
+    /// The managed network in whose subnet the address lies, by longest prefix.
+    fn subnet(&self, address: &Address) -> Option<Subnet>;
+    /// What holds for a network.
+    fn network(&self, id: u32) -> Option<Network>;
+    /// What we know of an address of this host.
+    fn local_address(&self, key: &LocalKey) -> Option<LocalAddress>;
+    /// What holds for a port of this host.
+    fn port(&self, key: &PortKey) -> Option<Port>;
+    /// The deny rule that holds this source.
+    fn denied(&self, source: &Address) -> Option<DenyRule>;
+    /// The zones (bits) that hold this source.
+    fn zones(&self, source: &Address) -> u64;
+    /// The container that owns this address.
+    fn endpoint(&self, address: &Address) -> Option<Endpoint>;
+    /// The flow of this tuple, whatever its age.
+    fn flow(&self, key: &FlowKey) -> Option<Flow>;
+    /// Records a flow, or replaces it.
+    fn record(&self, key: &FlowKey, flow: &Flow);
+    /// Replaces a flow if it is still there.
+    fn refresh(&self, key: &FlowKey, flow: &Flow);
+    /// Forgets a flow.
+    fn forget(&self, key: &FlowKey);
+    /// Where the kernel would send a packet that arrives on `ifindex`; asked only when no table knows the address.
+    fn route(&self, source: &Address, destination: &Address, ifindex: u32) -> Route;
+    /// Seconds on the monotonic clock.
+    fn now(&self) -> u32;
+}
+
+/// What the routing table says of a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Delivered here, broadcast, unreachable, or forwarding is off: judged as ours.
+    Local,
+    /// Forwarded to somewhere else.
+    Forwarded,
+}
+
+/// Map `settings`, key 0: what holds for all packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Settings {
+    /// [`crate::ABI_VERSION`] of the daemon that wrote it.
+    pub abi: u32,
+    /// 0 enforce, 1 observe: count and report what would be dropped, and drop nothing.
+    pub observe: u8,
+    /// Lowest bit of the two-bit mark field (17 to 30).
+    pub mark_bit: u8,
+    /// 1 if `denied_hosts` or `denied` may hold anything; saves the lookups otherwise.
+    pub deny: u8,
+    /// 1 if `sources` may hold anything; saves the prefix lookup otherwise.
+    pub source_prefixes: u8,
+}
+
+/// Role of a device: [`Interface::role`].
+pub mod role {
+    /// Towards the outside.
+    pub const UPLINK: u8 = 1;
+    /// A managed bridge.
+    pub const BRIDGE: u8 = 2;
+    /// A port of a managed bridge.
+    pub const PORT: u8 = 3;
+}
+
+/// Link layer of a device: [`Interface::link_layer`].
+pub mod link_layer {
+    /// Frames start with an Ethernet header.
+    pub const ETHERNET: u8 = 1;
+    /// Frames start with the network header (tun, wireguard, ppp).
+    pub const NONE: u8 = 2;
+}
+
+/// Map `interfaces`, key ifindex: the role of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Interface {
+    /// One of [`role`].
+    pub role: u8,
+    /// One of [`link_layer`].
+    pub link_layer: u8,
+    /// 1 if the device is a port of a bridge that is the uplink: every frame is judged, whoever it is for.
+    pub bridge_port: u8,
+    /// 1 if the container behind this port is known by MAC and addresses.
+    pub endpoint_known: u8,
+    /// Network id (ifindex of the bridge) of a bridge or port, 0 for an uplink.
+    pub network: u32,
+    /// The device that carries the addresses: the bridge of a port, for all others the device itself.
+    pub l3_device: u32,
+    /// MAC of the container behind a port; zero if unknown and on other devices.
+    pub mac: Mac,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+/// Map `subnets`, key prefix: the network to which addresses belong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Subnet {
+    /// Network id: the ifindex of its bridge.
+    pub network: u32,
+}
+
+/// Map `networks`, key network id: what holds for all its containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Network {
+    /// 1 if containers may talk to each other; 0: Docker's own rules decide.
+    pub icc: u8,
+    /// 1 if containers reach nothing but each other and their gateway.
+    pub internal: u8,
+    /// 1 if containers may use addresses that are not theirs.
+    pub spoofing: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// Key of map `local_addresses`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct LocalKey {
+    /// The address.
+    pub address: Address,
+    /// The device of a link-local IPv6 address, 0 for every other.
+    pub ifindex: u32,
+    /// Zero.
+    pub reserved: [u8; 4],
+}
+
+impl LocalKey {
+    /// The key of `address` as seen on `ifindex`.
+    #[inline(always)]
+    pub fn new(address: Address, ifindex: u32) -> Self {
+        let ifindex = if address.is_link_local_v6() { ifindex } else { 0 };
+        Self { address, ifindex, reserved: [0; 4] }
+    }
+}
+
+/// Map `local_addresses`: an address of this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct LocalAddress {
+    /// The device that carries it.
+    pub ifindex: u32,
+    /// 1 if it is a directed broadcast address.
+    pub broadcast: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+/// Key of map `ports`: a port of this host as the outside names it, before any NAT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct PortKey {
+    /// A local address, or `0.0.0.0` / `::` for any one of that family. Looked up exact first, then any.
+    pub address: Address,
+    /// Port in host order; 0 for protocols without ports and for ICMP echo.
+    pub port: u16,
+    /// IP protocol number; ICMP echo of both families stands under 1.
+    pub proto: u8,
+    /// Zero.
+    pub reserved: [u8; 5],
+}
+
+impl PortKey {
+    /// The key of this service.
+    #[inline(always)]
+    pub const fn new(address: Address, proto: u8, port: u16) -> Self {
+        Self { address, port, proto, reserved: [0; 5] }
+    }
+}
+
+/// Who may come in: [`Port::sources`].
+pub mod sources {
+    /// Nobody: the entry only says that the port is published.
+    pub const NOBODY: u8 = 0;
+    /// Everybody.
+    pub const ANY: u8 = 1;
+    /// Those in one of the zones.
+    pub const ZONES: u8 = 2;
+}
+
+/// Map `ports`: who may come in here, and whether Docker forwards it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Port {
+    /// Zones whose members may come in, one bit each; meaningful with `sources` = 2.
+    pub zones: u64,
+    /// The allow rule, 0 if none.
+    pub rule: u32,
+    /// One of [`sources`].
+    pub sources: u8,
+    /// 1 if Docker publishes exactly this address, protocol and port.
+    pub published: u8,
+    /// 1 if being published is enough (`published = "open"`).
+    pub open: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// Maps `denied_hosts` and `denied`: presence is the verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct DenyRule {
+    /// The deny rule.
+    pub rule: u32,
+}
+
+/// Maps `source_hosts` and `sources`: the zones that hold an address or prefix, closed over covering prefixes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Zones {
+    /// One bit for each zone.
+    pub zones: u64,
+}
+
+/// Map `endpoints`, key address: the container that owns it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Endpoint {
+    /// Network id: the ifindex of its bridge.
+    pub network: u32,
+    /// ifindex of the bridge port behind which it lives; 0 if not known yet.
+    pub port: u32,
+    /// Its MAC address.
+    pub mac: Mac,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+/// Maps `counters` and `rules`: how often and how much.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Count {
+    /// Packets (a GRO aggregate is one).
+    pub packets: u64,
+    /// Bytes, link-layer header included.
+    pub bytes: u64,
+}
+
+/// Key of a prefix map, as the kernel's LPM trie wants it: `struct bpf_lpm_trie_key`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Prefix {
+    /// Leading bits that count, 0 to 128; an IPv4 prefix has 96 more than its written length.
+    pub bits: u32,
+    /// The address; bits beyond the prefix are zero.
+    pub address: Address,
+}
+
+/// Key of map `names`: what a number stands for, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct NameKey {
+    /// One of [`name_kind`].
+    pub kind: u32,
+    /// Network id, ifindex of a port, rule id or zone bit.
+    pub id: u32,
+}
+
+/// Kinds of names: [`NameKey::kind`].
+pub mod name_kind {
+    /// A network.
+    pub const NETWORK: u32 = 1;
+    /// The container behind a port.
+    pub const ENDPOINT: u32 = 2;
+    /// An allow or deny rule.
+    pub const RULE: u32 = 3;
+    /// A zone, named after its content.
+    pub const ZONE: u32 = 4;
+}
+
+/// Map `names`: UTF-8, zero-padded, cut at 64 bytes. Only people read it; no decision does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Name {
+    /// The bytes.
+    pub text: [u8; 64],
+}
+
+impl Name {
+    /// The name, cut to what fits.
+    pub fn new(text: &str) -> Self {
+        let mut name = Self::zeroed();
+        let mut length = text.len().min(name.text.len());
+        while !text.is_char_boundary(length) {
+            length -= 1;
+        }
+        name.text[..length].copy_from_slice(&text.as_bytes()[..length]);
+        name
+    }
+
+    /// The text without its padding.
+    pub fn as_str(&self) -> &str {
+        let end = self.text.iter().position(|&byte| byte == 0).unwrap_or(self.text.len());
+        core::str::from_utf8(&self.text[..end]).unwrap_or("")
+    }
+}
+
+/// Map `daemon`, key 0: what the daemon last said of itself; no decision reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Daemon {
+    /// Its process.
+    pub pid: u32,
+    /// 1 from the first full pass on.
+    pub ready: u8,
+    /// 1 while Docker answers.
+    pub docker: u8,
+    /// 1 while our rules stand in iptables as they should.
+    pub handover: u8,
+    /// 1 if the last pass failed in part; the log says how.
+    pub degraded: u8,
+    /// 1 if fw made the directory in which this map is pinned.
+    pub made_directory: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+    /// Passes made since it started.
+    pub passes: u64,
+    /// Second of the monotonic clock in which the last pass ended.
+    pub last_pass: u64,
+}
+
+/// Sizes of the maps; the daemon may enlarge those that its policy file names.
+pub mod capacity {
+    /// `interfaces`.
+    pub const INTERFACES: usize = 16_384;
+    /// `subnets`.
+    pub const SUBNETS: usize = 16_384;
+    /// `networks`.
+    pub const NETWORKS: usize = 8_192;
+    /// `local_addresses`.
+    pub const LOCAL_ADDRESSES: usize = 65_536;
+    /// `ports`: a rule for a range takes one entry for each port and family.
+    pub const PORTS: usize = 524_288;
+    /// `denied_hosts` and `source_hosts`.
+    pub const HOSTS: usize = 1_048_576;
+    /// `denied` and `sources`.
+    pub const PREFIXES: usize = 1_048_576;
+    /// `endpoints`.
+    pub const ENDPOINTS: usize = 65_536;
+    /// `flows`.
+    pub const FLOWS: usize = 262_144;
+    /// `rules`.
+    pub const RULES: u32 = 4_096;
+    /// `names`.
+    pub const NAMES: usize = 65_536;
+    /// `events`, in bytes.
+    pub const EVENTS: usize = 1 << 18;
+    /// `counters`: hooks times reasons.
+    pub const COUNTERS: u32 = 8 * crate::verdict::Reason::SLOTS;
+}
+
+/// Place of a counter in map `counters`.
+#[inline(always)]
+pub const fn counter_index(hook: crate::verdict::Hook, reason: u8) -> u32 {
+    hook as u32 * crate::verdict::Reason::SLOTS + reason as u32
+}

@@ -1,0 +1,102 @@
+//! Regressions: what decisions once got wrong, each by the smallest example.
+
+#[path = "decide/example/mod.rs"]
+#[expect(dead_code, reason = "the host and the packets are shared, the cases are not used here")]
+mod example;
+
+use bytemuck::Zeroable as _;
+use example::host::{BRIDGED_UPLINK, PORT_N1, families, mac_of};
+use example::packets::ip;
+use fw_common::decide::Workspace;
+use fw_common::flow::{Flow, owner, state, timeout};
+use fw_common::wire::{Packet, ethertype, proto, tcp};
+use fw_common::{Action, Hook, Mac, decide};
+
+/// conntrack refreshes with the time of a stream only from the packet *after* the first reply on.
+#[test]
+fn first_reply_makes_no_stream_however_late() {
+    let packet = udp();
+    let sent = Flow::sent(None, &packet, owner::CONTAINER, 1000).expect("a flow");
+    let answered = sent.received(&packet, 1005);
+    let expires = timeout(proto::UDP, answered.state);
+    assert!(expires < 30, "conntrack forgets 30 s after this reply, the flow lives {expires} s");
+}
+
+/// A flow that another CPU has refreshed a moment ago, one second later by its clock, has not expired.
+#[test]
+fn flow_seen_by_another_cpu_is_alive() {
+    let flow = Flow {
+        last_seen: 1001,
+        started: 900,
+        state: state::ESTABLISHED,
+        owner: owner::HOST,
+        reserved: [0; 2],
+    };
+    assert!(!flow.is_expired(proto::TCP, 1000));
+}
+
+/// T06, T07: what anybody may forge (conntrack checks sequence numbers, we cannot) shortens no connection for good.
+#[test]
+fn forged_fin_does_not_shorten_a_connection_that_goes_on() {
+    let open = Flow {
+        last_seen: 1000,
+        started: 900,
+        state: state::ESTABLISHED,
+        owner: owner::HOST,
+        reserved: [0; 2],
+    };
+    let forged = open.received(&segment(tcp::FIN | tcp::ACK), 1001);
+    let goes_on = (0..100).fold(forged, |flow, second| {
+        let now = 1002 + second;
+        Flow::sent(Some(&flow), &segment(tcp::ACK), owner::HOST, now)
+            .expect("alive")
+            .received(&segment(tcp::ACK), now)
+    });
+    let expires = timeout(proto::TCP, goes_on.state);
+    assert!(
+        expires > 3600,
+        "after 100 s of traffic both ways the connection may be silent for {expires} s only"
+    );
+}
+
+/// A bridge that filters VLANs untags its own VLAN (1 by default) and hands it to the host.
+#[test]
+fn vlan_of_the_uplink_bridge_is_judged() {
+    let family = families()[0];
+    let packet = ip(family.remote, family.ours).tcp(40_000, 9100, tcp::SYN);
+    let draft = packet.between(mac_of(BRIDGED_UPLINK), Mac { bytes: [2, 0xff, 0, 0, 0, 1] });
+    let verdict = decided(Hook::UplinkIngress, BRIDGED_UPLINK, &draft.tag(ethertype::VLAN, 1).frame());
+    assert_eq!(verdict.action, Action::Drop, "{verdict:?}");
+}
+
+/// A container that cannot be matched to its port is judged by addresses: its own address is its own in NDP, too.
+#[test]
+fn container_at_an_unmatched_port_answers_for_its_own_address() {
+    let family = families()[1];
+    let mac = Mac { bytes: [2, 0x42, 0, 0, 0, 200] };
+    let draft = ip(family.n2, family.n1).neighbour(136, family.n2).between(mac_of(PORT_N1), mac);
+    let mut tables = example::host::tables();
+    let port = tables.interfaces.get_mut(&PORT_N1).expect("the port");
+    (port.endpoint_known, port.mac) = (0, Mac::zeroed());
+    let frame = draft.frame();
+    let arrival = example::arrival(PORT_N1, mac_of(PORT_N1), &frame);
+    let verdict = decide(Hook::PortIngress, &arrival, &frame[..], &tables, &mut Workspace::zeroed());
+    assert_ne!(verdict.action, Action::Drop, "{verdict:?}");
+}
+
+fn decided(hook: Hook, device: u32, frame: &[u8]) -> fw_common::Verdict {
+    let arrival = example::arrival(device, mac_of(device), frame);
+    decide(hook, &arrival, frame, &example::host::tables(), &mut Workspace::zeroed())
+}
+
+fn udp() -> Packet {
+    let mut packet = Packet::zeroed();
+    packet.protocol = proto::UDP;
+    packet
+}
+
+fn segment(flags: u8) -> Packet {
+    let mut packet = Packet::zeroed();
+    (packet.protocol, packet.tcp_flags) = (proto::TCP, flags);
+    packet
+}
