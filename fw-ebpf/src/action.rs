@@ -1,0 +1,120 @@
+//! From verdict to action: once for each packet, with its counters, its mark and, for a sample of drops, an event.
+
+use aya_ebpf::bindings::tcx_action_base::{TCX_DROP, TCX_NEXT};
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::programs::TcContext;
+use fw_common::decide::{Workspace, marked};
+use fw_common::event::{EVENTS_PER_SECOND, Event};
+use fw_common::tables::counter_index;
+use fw_common::wire::Arrival;
+use fw_common::{Action, Hook, Reason, Tables, Verdict, decide};
+
+use crate::maps::{self, COUNTERS, EVENT_BUDGET, EVENTS, Maps, RULES, now};
+use crate::packet::{Skb, arrival};
+
+/// Decides the packet at this hook and says to the kernel what happens to it.
+///
+/// "Not dropped" is `TCX_NEXT`, never `TCX_PASS`: PASS would skip the programs and filters behind ours. As clsact's
+/// direct action the same number (-1) is `TC_ACT_UNSPEC`, "continue with the next filter".
+#[inline(always)]
+pub(crate) fn run(hook: Hook, context: &TcContext) -> i32 {
+    let Some(maps) = Maps::open(context) else {
+        return TCX_DROP;
+    };
+    let arrival = arrival(context);
+    let Some(work) = maps::workspace() else {
+        return TCX_DROP;
+    };
+    let verdict = decide(hook, &arrival, &Skb { context }, &maps, work);
+    let settings = maps.settings();
+    let observing = settings.observe != 0;
+    count(hook, &verdict, context.len());
+    // The bridge hook keeps what the port hook vouched for; a packet leaving keeps what it carries.
+    if matches!(hook, Hook::UplinkIngress | Hook::PortIngress) {
+        let field = if observing { fw_common::Mark::None } else { verdict.mark };
+        let mark = marked(arrival.mark, field, settings.mark_bit);
+        if mark != arrival.mark {
+            context.set_mark(mark);
+        }
+    }
+    match verdict.action {
+        Action::Accept | Action::Pass => TCX_NEXT,
+        Action::Drop => {
+            report(hook, &arrival, &verdict, &maps, work);
+            if observing { TCX_NEXT } else { TCX_DROP }
+        }
+    }
+}
+
+#[inline(always)]
+fn count(hook: Hook, verdict: &Verdict, length: u32) {
+    if verdict.reason == Reason::OtherHost {
+        return;
+    }
+    if let Some(count) = COUNTERS.get_ptr_mut(counter_index(hook, verdict.reason as u8)) {
+        add(count, length);
+    }
+    if verdict.rule != 0
+        && let Some(count) = RULES.get_ptr_mut(verdict.rule)
+    {
+        add(count, length);
+    }
+}
+
+#[inline(always)]
+fn add(count: *mut fw_common::tables::Count, length: u32) {
+    // SAFETY: the pointer is to this CPU's slot of a per-CPU array, which lives as long as the program; programs of
+    // one CPU do not interleave within an update (TC runs with bottom halves disabled).
+    unsafe {
+        (*count).packets += 1;
+        (*count).bytes += u64::from(length);
+    }
+}
+
+/// Writes an event, at most [`EVENTS_PER_SECOND`] on each CPU, from what the decision parsed.
+#[inline(always)]
+fn report(hook: Hook, arrival: &Arrival, verdict: &Verdict, maps: &Maps<'_>, work: &Workspace) {
+    if !within_budget() {
+        return;
+    }
+    let Some(mut entry) = EVENTS.reserve_untyped::<Event>(0) else {
+        return;
+    };
+    let packet = &work.packet;
+    entry.write(Event {
+        // SAFETY: the helper takes no arguments and has no preconditions.
+        time: unsafe { bpf_ktime_get_ns() },
+        source: packet.source,
+        destination: packet.destination,
+        ifindex: arrival.ifindex,
+        length: maps.context.len(),
+        rule: verdict.rule,
+        source_port: packet.source_port,
+        destination_port: packet.destination_port,
+        ethertype: arrival.ethertype,
+        proto: packet.protocol,
+        hook: hook as u8,
+        reason: verdict.reason as u8,
+        observed: maps.settings().observe,
+        detail: packet.icmp_type | packet.tcp_flags,
+        reserved: [0; 9],
+    });
+    entry.submit(0);
+}
+
+#[inline(always)]
+fn within_budget() -> bool {
+    let Some(budget) = EVENT_BUDGET.get_ptr_mut(0) else {
+        return false;
+    };
+    let second = now();
+    // SAFETY: as for the counters, the slot is this CPU's own.
+    unsafe {
+        if (*budget).second != second {
+            (*budget).second = second;
+            (*budget).written = 0;
+        }
+        (*budget).written += 1;
+        (*budget).written <= EVENTS_PER_SECOND
+    }
+}
