@@ -1,0 +1,95 @@
+//! `fw down`: rules first, then hooks, then maps; what was there before `fw run` is all that is left.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{Failure, Outcome, Pins, is_fw, need_privileges};
+use crate::datapath::{self, Directory, DirectoryError, Lock, Maps};
+use crate::handover::Iptables;
+use crate::reconcile::{chain, devices};
+
+/// Options of `fw down`.
+#[derive(Debug, Args)]
+pub struct Options {
+    #[command(flatten)]
+    pins: Pins,
+}
+
+/// How long a daemon may take to end.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Takes everything away, going on after a failure and reporting all of them.
+pub fn run(options: &Options) -> Outcome {
+    need_privileges()?;
+    let directory = match Directory::open(&options.pins.bpffs) {
+        Ok(directory) => directory,
+        // Nothing in force here is what was asked for.
+        Err(DirectoryError::Empty { path }) => {
+            eprintln!("fw: nothing is in force in {}", path.display());
+            return Ok(ExitCode::SUCCESS);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let daemon = Maps::open(directory.path()).and_then(|maps| maps.daemon()).ok();
+    let lock = take_over(&directory, daemon.map_or(0, |daemon| daemon.pid))?;
+    let mut errors = Vec::new();
+    match Iptables::find().and_then(|iptables| iptables.remove()) {
+        Ok(outcome) => {
+            for place in &outcome.unreadable {
+                eprintln!(
+                    "fw: iptables cannot show all of {place:?}; look there for rules with the comment fw"
+                );
+            }
+        }
+        Err(error) => errors.push(chain(&error)),
+    }
+    match devices() {
+        Ok(devices) => {
+            errors.extend(datapath::remove_all(directory.path(), &devices).iter().map(|error| chain(error)));
+        }
+        Err(error) => errors.push(chain(&error)),
+    }
+    errors.extend(directory.remove_pins(daemon.is_some_and(|daemon| daemon.made_directory != 0)));
+    drop(lock);
+    if errors.is_empty() {
+        eprintln!("fw: down; Docker's own rules are in force again");
+        return Ok(ExitCode::SUCCESS);
+    }
+    Err(Failure::Failed(anyhow::anyhow!(
+        "not everything could be taken away; repair this and run `fw down` again:\n  {}",
+        errors.join("\n  ")
+    )))
+}
+
+/// The lock on the directory; a daemon that holds it is asked to end (SIGTERM) and waited for.
+fn take_over(directory: &Directory, pid: u32) -> Result<Lock, Failure> {
+    match directory.lock() {
+        Err(DirectoryError::Locked { .. }) => {}
+        other => return Ok(other?),
+    }
+    let pid = match i32::try_from(pid) {
+        Ok(number) if is_fw(pid) => Pid::from_raw(number),
+        // It holds the lock but has not said who it is: it is starting.
+        _ => return Ok(directory.lock()?),
+    };
+    kill(pid, Signal::SIGTERM)?;
+    let begun = Instant::now();
+    loop {
+        match directory.lock() {
+            Err(DirectoryError::Locked { .. }) if begun.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(DirectoryError::Locked { .. }) => {
+                return Err(Failure::Failed(anyhow::anyhow!(
+                    "the daemon (process {pid}) did not end within {} s of SIGTERM; end it, then run `fw down` again",
+                    PATIENCE.as_secs()
+                )));
+            }
+            other => return Ok(other?),
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! The datapath: programs, maps, links and their pins. The only module that imports aya.
+//!
+//! Pinned links and maps are the truth: they outlive the daemon, and the next one adopts them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use fw_common::Hook;
+
+mod bpffs;
+mod hooks;
+mod maps;
+
+pub use bpffs::{Directory, DirectoryError, Lock};
+use hooks::Hooks;
+pub use hooks::{AttachMode, Attachment, attached_in, remove_all};
+pub use maps::{Drops, MAP_NAMES, Maps};
+
+use crate::plan::{HookPoint, State, Step};
+
+/// The object that build.rs made of `fw-ebpf`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fw-ebpf"));
+
+/// What goes wrong between us and the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    /// The object cannot be loaded.
+    #[error(
+        "cannot load the kernel programs; fw needs a kernel from 5.11 on with BTF and root (CAP_BPF, CAP_NET_ADMIN)"
+    )]
+    Load(#[source] Box<EbpfError>),
+    /// The verifier refused a program, or the kernel lacks what it needs.
+    #[error("cannot load program {program}; `fw` needs a kernel from 5.11 on with CONFIG_BPF_JIT and BTF")]
+    Program {
+        /// The program's name.
+        program: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// The pinned maps are another version's.
+    #[error(
+        "the maps pinned in {directory} have layout {found}, this fw has {expected}; run `fw down --bpffs {directory}` with either version, then start again"
+    )]
+    Layout {
+        /// Where they are.
+        directory: String,
+        /// Their layout.
+        found: u32,
+        /// Ours.
+        expected: u32,
+    },
+    /// A map cannot be opened, read or written.
+    #[error("cannot {what}")]
+    Map {
+        /// What was being done, and to what.
+        what: String,
+        /// What the kernel said.
+        #[source]
+        source: Box<aya::maps::MapError>,
+    },
+    /// A program cannot be attached, adopted or detached.
+    #[error("cannot {what}")]
+    Hook {
+        /// What was being done, and to what.
+        what: String,
+        /// What the kernel said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Loaded programs, the pinned maps behind them, and the hooks on which they run.
+pub struct Datapath {
+    programs: Programs,
+    maps: Maps,
+    hooks: Hooks,
+}
+
+impl Datapath {
+    /// Loads the programs with the maps of `directory`, adopting those that are pinned there and pinning the rest.
+    /// Nothing is attached yet, and what was attached before still runs the programs it had.
+    pub fn load(directory: &Directory, mode: AttachMode) -> Result<Self, DatapathError> {
+        maps::check_layout(directory.path())?;
+        let (programs, maps) = Programs::load(Some(directory.path()))?;
+        Ok(Self { programs, maps, hooks: Hooks::new(directory.path(), mode) })
+    }
+
+    /// The maps.
+    pub fn maps(&mut self) -> &mut Maps {
+        &mut self.maps
+    }
+
+    /// The programs.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    /// What is in force: tables read from the maps, hooks found attached. A hook that an earlier daemon attached gets
+    /// today's program in place of the one it had. `devices` are the names of all devices by ifindex.
+    pub fn read(&mut self, devices: &BTreeMap<u32, String>) -> Result<State, DatapathError> {
+        let mut state = self.maps.read()?;
+        state.hooks = self.hooks.adopt(&mut self.programs, devices, true)?;
+        Ok(state)
+    }
+
+    /// The hooks alone, as [`Datapath::read`] finds them.
+    pub fn hooks(&mut self, devices: &BTreeMap<u32, String>) -> Result<BTreeSet<HookPoint>, DatapathError> {
+        self.hooks.adopt(&mut self.programs, devices, false)
+    }
+
+    /// Carries out one step.
+    pub fn apply(&mut self, step: &Step, devices: &BTreeMap<u32, String>) -> Result<(), DatapathError> {
+        match step {
+            Step::Attach(point) => self.hooks.attach(&mut self.programs, *point, devices),
+            Step::Detach(point) => self.hooks.detach(*point, devices),
+            other => self.maps.apply(other),
+        }
+    }
+
+    /// How each hook is attached.
+    pub fn attachments(&self) -> &BTreeMap<HookPoint, Attachment> {
+        self.hooks.attached()
+    }
+}
+
+/// The loaded programs.
+pub struct Programs {
+    object: Ebpf,
+}
+
+impl Programs {
+    /// Loads the programs and their maps; without `pins` nobody else sees the maps (tests, measurements).
+    pub fn load(pins: Option<&Path>) -> Result<(Self, Maps), DatapathError> {
+        let mut loader = EbpfLoader::new();
+        if let Some(directory) = pins {
+            for name in MAP_NAMES {
+                loader.map_pin_path(name, directory.join(name));
+            }
+        }
+        let mut object = loader.load(OBJECT).map_err(|source| DatapathError::Load(Box::new(source)))?;
+        let maps = Maps::from_source(|name| Ok(object.take_map(name)))?;
+        let mut programs = Self { object };
+        for hook in Hook::ATTACHED {
+            programs.classifier_mut(hook)?.load().map_err(|source| DatapathError::Program {
+                program: hook.name(),
+                source: Box::new(source),
+            })?;
+        }
+        Ok((programs, maps))
+    }
+
+    /// Runs a program on a frame that arrives on `ifindex`, `repeat` times (`BPF_PROG_TEST_RUN`), without sending it.
+    pub fn test_run(
+        &self,
+        hook: Hook,
+        frame: &[u8],
+        ifindex: u32,
+        repeat: u32,
+    ) -> Result<TestRun, DatapathError> {
+        self.test_run_of(hook, frame, Seen { ifindex, ..Seen::default() }, repeat)
+    }
+
+    /// Like [`Programs::test_run`], with more of what the kernel knows of the frame.
+    pub fn test_run_of(
+        &self,
+        hook: Hook,
+        frame: &[u8],
+        seen: Seen,
+        repeat: u32,
+    ) -> Result<TestRun, DatapathError> {
+        let mut context_in = [0u8; SK_BUFF];
+        for (at, value) in [
+            (SK_BUFF_MARK, seen.mark),
+            (SK_BUFF_INGRESS_IFINDEX, seen.ingress_ifindex),
+            (SK_BUFF_IFINDEX, seen.ifindex),
+        ] {
+            context_in[at..][..4].copy_from_slice(&value.to_ne_bytes());
+        }
+        let mut context_out = [0u8; SK_BUFF];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.ctx_in = Some(&context_in);
+        options.ctx_out = Some(&mut context_out);
+        options.repeat = repeat;
+        let result = self.classifier(hook)?.test_run(options).map_err(|source| DatapathError::Hook {
+            what: format!("run {} on a frame of {} bytes", hook.name(), frame.len()),
+            source: Box::new(source),
+        })?;
+        let mark = context_out[SK_BUFF_MARK..][..4].try_into().map_or(0, u32::from_ne_bytes);
+        Ok(TestRun { action: result.return_value.cast_signed(), mark, time: result.duration })
+    }
+
+    /// Instructions that the verifier walked for a program; 0 on kernels before 5.16, which do not tell.
+    pub fn verified_instructions(&self, hook: Hook) -> Result<u32, DatapathError> {
+        let info = self
+            .classifier(hook)?
+            .info()
+            .map_err(|source| DatapathError::Program { program: hook.name(), source: Box::new(source) })?;
+        Ok(info.verified_instruction_count().unwrap_or(0))
+    }
+
+    fn classifier(&self, hook: Hook) -> Result<&SchedClassifier, DatapathError> {
+        self.object
+            .program(hook.name())
+            .and_then(|program| program.try_into().ok())
+            .ok_or_else(|| missing(hook))
+    }
+
+    fn classifier_mut(&mut self, hook: Hook) -> Result<&mut SchedClassifier, DatapathError> {
+        self.object
+            .program_mut(hook.name())
+            .and_then(|program| program.try_into().ok())
+            .ok_or_else(|| missing(hook))
+    }
+}
+
+fn missing(hook: Hook) -> DatapathError {
+    DatapathError::Hook {
+        what: format!("find program {} in the embedded object", hook.name()),
+        source: "the build is broken: rebuild fw".into(),
+    }
+}
+
+/// What the kernel is told of a frame that a program is run on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    /// The device at which it is seen.
+    pub ifindex: u32,
+    /// Leaving: the device that it came in by, 0 if the host sent it.
+    pub ingress_ifindex: u32,
+    /// The mark that it carries.
+    pub mark: u32,
+}
+
+/// What a test run brought.
+#[derive(Clone, Copy, Debug)]
+pub struct TestRun {
+    /// The kernel's return code: -1 next, 2 drop.
+    pub action: i32,
+    /// The packet mark afterwards.
+    pub mark: u32,
+    /// Average time of one run.
+    pub time: std::time::Duration,
+}
+
+/// Size of `struct __sk_buff`, and where in it the fields stand (include/uapi/linux/bpf.h, kernel 6.18).
+const SK_BUFF: usize = 192;
+const SK_BUFF_MARK: usize = 8;
+const SK_BUFF_INGRESS_IFINDEX: usize = 36;
+const SK_BUFF_IFINDEX: usize = 40;

@@ -1,0 +1,456 @@
+//! Hooks: attaching, adopting and detaching programs, by TCX links that are pinned, else by clsact filters.
+//!
+//! A pinned link is `links/<hook>-<ifindex>`. The link of a device that is gone stays as a dead pin (an update says
+//! ENOLINK), and ifindexes tell a device from its successor of the same name: dead pins are swept by name.
+//! A clsact filter has no link; that we attached one, and whether the qdisc is ours, is read back from the kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
+use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
+use fw_common::Hook;
+
+use super::{DatapathError, Programs};
+use crate::plan::HookPoint;
+
+/// Which mechanism to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachMode {
+    /// TCX where the kernel has it (6.6), else clsact.
+    Auto,
+    /// TCX or nothing.
+    Tcx,
+    /// clsact even where TCX exists.
+    Clsact,
+}
+
+/// How a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// By a pinned TCX link.
+    Tcx,
+    /// By a clsact filter.
+    Clsact,
+}
+
+/// Our place among clsact filters: first, with a handle to know it by.
+const PRIORITY: u16 = 1;
+const HANDLE: TcHandle = TcHandle::new(0, 0xf1);
+
+/// The hooks of one fw.
+pub(super) struct Hooks {
+    links: PathBuf,
+    mode: AttachMode,
+    attached: BTreeMap<HookPoint, Attachment>,
+}
+
+impl Hooks {
+    pub(super) fn new(directory: &Path, mode: AttachMode) -> Self {
+        Self { links: directory.join("links"), mode, attached: BTreeMap::new() }
+    }
+
+    pub(super) fn attached(&self) -> &BTreeMap<HookPoint, Attachment> {
+        &self.attached
+    }
+
+    /// Finds what is attached. The first time, what an earlier daemon attached gets today's program, in place: never
+    /// two copies, never none. With `doubt`, the kernel is asked about each hook: somebody may have taken it off.
+    pub(super) fn adopt(
+        &mut self,
+        programs: &mut Programs,
+        devices: &BTreeMap<u32, String>,
+        doubt: bool,
+    ) -> Result<BTreeSet<HookPoint>, DatapathError> {
+        let pins = pins_in(&self.links)?;
+        self.attached.retain(|point, _| pins.contains_key(point));
+        for (point, pin) in &pins {
+            let alive = match devices.get(&point.ifindex) {
+                None => false,
+                Some(device) if doubt && !runs(*point, pin.how, device) => {
+                    if self.attached.contains_key(point) {
+                        tracing::warn!(
+                            hook = point.hook.name(),
+                            device,
+                            "somebody took our program off; putting it back"
+                        );
+                    }
+                    false
+                }
+                Some(_) if self.attached.contains_key(point) => true,
+                Some(_) if pin.how == Attachment::Tcx => update_link(programs, point.hook, &pin.path)?,
+                Some(device) => replace_filter(programs, *point, device)?,
+            };
+            if alive {
+                self.attached.insert(*point, pin.how);
+            } else {
+                remove_pin(&pin.path)?;
+                self.attached.remove(point);
+            }
+        }
+        sweep_qdiscs(&self.links, devices)?;
+        Ok(self.attached.keys().copied().collect())
+    }
+
+    pub(super) fn attach(
+        &mut self,
+        programs: &mut Programs,
+        point: HookPoint,
+        devices: &BTreeMap<u32, String>,
+    ) -> Result<(), DatapathError> {
+        let device = name_of(point, devices)?;
+        let how = match self.mode {
+            AttachMode::Clsact => self.attach_clsact(programs, point, device)?,
+            AttachMode::Tcx => self.attach_tcx(programs, point, device)?,
+            AttachMode::Auto => match self.attach_tcx(programs, point, device) {
+                Err(error) if lacks_tcx(&error) => self.attach_clsact(programs, point, device)?,
+                other => other?,
+            },
+        };
+        self.attached.insert(point, how);
+        Ok(())
+    }
+
+    fn attach_tcx(
+        &self,
+        programs: &mut Programs,
+        point: HookPoint,
+        device: &str,
+    ) -> Result<Attachment, DatapathError> {
+        let failed =
+            |source: Box<dyn std::error::Error + Send + Sync>| failed("attach", point, device, source);
+        let program = programs.classifier_mut(point.hook)?;
+        // Coming in we stand in front: what we drop, nobody sees. Going out we stand behind: what others drop makes
+        // no flow.
+        let order = if direction(point.hook) == TcAttachType::Ingress {
+            LinkOrder::first()
+        } else {
+            LinkOrder::last()
+        };
+        let id = program
+            .attach_with_options(device, direction(point.hook), TcAttachOptions::TcxOrder(order))
+            .map_err(|error| failed(error.into()))?;
+        let link = program.take_link(id).map_err(|error| failed(error.into()))?;
+        let link = FdLink::try_from(link).map_err(|error| failed(error.into()))?;
+        std::fs::create_dir_all(&self.links).map_err(|error| failed(error.into()))?;
+        let path = self.links.join(link_name(point));
+        // A pin in the way is of a link that `adopt` did not take: dead.
+        remove_pin(&path)?;
+        link.pin(&path).map_err(|error| failed(error.into()))?;
+        Ok(Attachment::Tcx)
+    }
+
+    fn attach_clsact(
+        &self,
+        programs: &mut Programs,
+        point: HookPoint,
+        device: &str,
+    ) -> Result<Attachment, DatapathError> {
+        let failed =
+            |source: Box<dyn std::error::Error + Send + Sync>| failed("attach", point, device, source);
+        let shared = match tc::qdisc_add_clsact(device) {
+            Ok(()) => {
+                make_marker(&self.links.join(qdisc_name(point.ifindex)))
+                    .map_err(|error| failed(error.into()))?;
+                false
+            }
+            Err(error) if already_there(&error) => true,
+            Err(error) => return Err(failed(error.into())),
+        };
+        let program = programs.classifier_mut(point.hook)?;
+        let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+        let id = program
+            .attach_with_options(device, direction(point.hook), TcAttachOptions::Netlink(options))
+            .map_err(|error| {
+                if shared { beside_another_qdisc(point, device, error) } else { failed(error.into()) }
+            })?;
+        keep(program.take_link(id).map_err(|error| failed(error.into()))?);
+        make_marker(&self.links.join(filter_name(point))).map_err(|error| failed(error.into()))?;
+        Ok(Attachment::Clsact)
+    }
+
+    pub(super) fn detach(
+        &mut self,
+        point: HookPoint,
+        devices: &BTreeMap<u32, String>,
+    ) -> Result<(), DatapathError> {
+        match self.attached.remove(&point) {
+            Some(Attachment::Tcx) => remove_pin(&self.links.join(link_name(point))),
+            Some(Attachment::Clsact) => {
+                remove_filter(&self.links, point, devices)?;
+                remove_qdisc(&self.links, point.ifindex, devices)
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Takes every hook off and every pin of a hook away, whoever attached it; goes on after a failure and reports all.
+pub fn remove_all(directory: &Path, devices: &BTreeMap<u32, String>) -> Vec<DatapathError> {
+    let links = directory.join("links");
+    let mut errors = Vec::new();
+    let pins = pins_in(&links).unwrap_or_else(|error| {
+        errors.push(error);
+        BTreeMap::new()
+    });
+    for (point, pin) in &pins {
+        let removed = match pin.how {
+            Attachment::Tcx => remove_pin(&pin.path),
+            Attachment::Clsact => remove_filter(&links, *point, devices),
+        };
+        errors.extend(removed.err());
+    }
+    for ifindex in pins.keys().map(|point| point.ifindex).collect::<BTreeSet<_>>() {
+        errors.extend(remove_qdisc(&links, ifindex, devices).err());
+    }
+    errors
+}
+
+/// What is attached, for those who only look: how, and whether the kernel says so as well as the pin.
+pub fn attached_in(
+    directory: &Path,
+    devices: &BTreeMap<u32, String>,
+) -> Result<BTreeMap<HookPoint, (Attachment, bool)>, DatapathError> {
+    let pins = pins_in(&directory.join("links"))?;
+    let look = |(point, pin): (HookPoint, Pin)| {
+        let alive = devices.get(&point.ifindex).is_some_and(|device| runs(point, pin.how, device));
+        (point, (pin.how, alive))
+    };
+    Ok(pins.into_iter().map(look).collect())
+}
+
+/// Whether a program of this hook runs on the device. A pin tells of a link, which may be detached behind it.
+///
+/// Of clsact it is asked whether the device has filters at all: the qdisc goes with all of them. A question that fails
+/// (a device renamed a moment ago) is no answer: taking a pin away for it would take a live program off.
+fn runs(point: HookPoint, how: Attachment, device: &str) -> bool {
+    match how {
+        Attachment::Tcx => match SchedClassifier::query_tcx(device, direction(point.hook)) {
+            Ok((_, programs)) => {
+                programs.iter().any(|program| program.name_as_str() == Some(point.hook.name()))
+            }
+            Err(error) => errno_of(&error) != Some(nix::errno::Errno::ENOENT as i32),
+        },
+        Attachment::Clsact => crate::netlink::has_filters(point.ifindex).unwrap_or(true),
+    }
+}
+
+struct Pin {
+    path: PathBuf,
+    how: Attachment,
+}
+
+/// The pins of hooks: links, and the markers (empty directories; a bpffs holds nothing else) of clsact filters.
+fn pins_in(links: &Path) -> Result<BTreeMap<HookPoint, Pin>, DatapathError> {
+    let failed = |source: io::Error| DatapathError::Hook {
+        what: format!("look for pinned links in {}", links.display()),
+        source: source.into(),
+    };
+    let mut pins = BTreeMap::new();
+    if !links.exists() {
+        return Ok(pins);
+    }
+    for entry in std::fs::read_dir(links).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let (stem, how) = match name.strip_suffix(FILTER_SUFFIX) {
+            Some(stem) => (stem, Attachment::Clsact),
+            None => (name, Attachment::Tcx),
+        };
+        let known = stem.rsplit_once('-').and_then(|(hook, ifindex)| {
+            let hook = Hook::ATTACHED.into_iter().find(|known| known.name() == hook)?;
+            Some(HookPoint { ifindex: ifindex.parse().ok()?, hook })
+        });
+        if let Some(point) = known {
+            pins.insert(point, Pin { path, how });
+        }
+    }
+    Ok(pins)
+}
+
+const FILTER_SUFFIX: &str = "_clsact";
+
+fn link_name(point: HookPoint) -> String {
+    format!("{}-{}", point.hook.name(), point.ifindex)
+}
+
+fn filter_name(point: HookPoint) -> String {
+    format!("{}{FILTER_SUFFIX}", link_name(point))
+}
+
+fn qdisc_name(ifindex: u32) -> String {
+    format!("clsact-{ifindex}")
+}
+
+fn direction(hook: Hook) -> TcAttachType {
+    match hook {
+        Hook::UplinkXdp | Hook::UplinkIngress | Hook::PortIngress | Hook::BridgeIngress => {
+            TcAttachType::Ingress
+        }
+        Hook::UplinkEgress | Hook::PortEgress | Hook::BridgeEgress => TcAttachType::Egress,
+    }
+}
+
+fn name_of(point: HookPoint, devices: &BTreeMap<u32, String>) -> Result<&str, DatapathError> {
+    devices.get(&point.ifindex).map(String::as_str).ok_or_else(|| DatapathError::Hook {
+        what: format!("attach {} to device {}", point.hook.name(), point.ifindex),
+        source: "the device is gone".into(),
+    })
+}
+
+fn failed(
+    doing: &str,
+    point: HookPoint,
+    device: &str,
+    source: Box<dyn std::error::Error + Send + Sync>,
+) -> DatapathError {
+    DatapathError::Hook {
+        what: format!("{doing} {} on {device} (ifindex {})", point.hook.name(), point.ifindex),
+        source,
+    }
+}
+
+/// The qdisc in clsact's place was there before us; `ingress`, the older one, has no room for what leaves the host.
+fn beside_another_qdisc(point: HookPoint, device: &str, error: ProgramError) -> DatapathError {
+    DatapathError::Hook {
+        what: format!(
+            "attach {} on {device} (ifindex {}) beside a qdisc that is there already; if `tc qdisc show dev {device}` \
+             says `ingress`, replace it by `clsact`, or use a kernel from 6.6 on, which needs none",
+            point.hook.name(),
+            point.ifindex
+        ),
+        source: error.into(),
+    }
+}
+
+/// Puts today's program behind a pinned link; false if the link is dead.
+fn update_link(programs: &mut Programs, hook: Hook, path: &Path) -> Result<bool, DatapathError> {
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| DatapathError::Hook {
+        what: format!("take over the pinned link {}", path.display()),
+        source,
+    };
+    let pinned = PinnedLink::from_pin(path).map_err(|error| failed(error.into()))?;
+    let link = SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(|error| failed(error.into()))?;
+    let program = programs.classifier_mut(hook)?;
+    match program.attach_to_link(link) {
+        Ok(id) => {
+            // The pin holds the link; this handle may go.
+            drop(program.take_link(id).map_err(|error| failed(error.into()))?);
+            Ok(true)
+        }
+        Err(error) if errno_of(&error) == Some(nix::errno::Errno::ENOLINK as i32) => Ok(false),
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+/// Puts today's program into our clsact filter, in one netlink request; false if the filter is gone.
+fn replace_filter(programs: &mut Programs, point: HookPoint, device: &str) -> Result<bool, DatapathError> {
+    let failed =
+        |source: Box<dyn std::error::Error + Send + Sync>| failed("take over", point, device, source);
+    let link = SchedClassifierLink::attached(device, direction(point.hook), PRIORITY, HANDLE, None)
+        .map_err(|error| failed(error.into()))?;
+    let program = programs.classifier_mut(point.hook)?;
+    match program.attach_to_link(link) {
+        Ok(id) => {
+            keep(program.take_link(id).map_err(|error| failed(error.into()))?);
+            Ok(true)
+        }
+        Err(_) => Ok(false),
+    }
+}
+
+/// A netlink attachment stays when its handle goes without detaching; the handle's `Drop` would detach.
+fn keep(link: SchedClassifierLink) {
+    std::mem::forget(link);
+}
+
+fn remove_filter(
+    links: &Path,
+    point: HookPoint,
+    devices: &BTreeMap<u32, String>,
+) -> Result<(), DatapathError> {
+    if let Some(device) = devices.get(&point.ifindex) {
+        match tc::qdisc_detach_program(device, direction(point.hook), point.hook.name()) {
+            Ok(()) => {}
+            Err(tc::TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("detach", point, device, error.into())),
+        }
+    }
+    remove_pin(&links.join(filter_name(point)))
+}
+
+/// Removes the clsact qdisc of a device if it is ours and neither we nor anybody else has a filter on it.
+fn remove_qdisc(links: &Path, ifindex: u32, devices: &BTreeMap<u32, String>) -> Result<(), DatapathError> {
+    let marker = links.join(qdisc_name(ifindex));
+    let ours = pins_in(links)?
+        .into_iter()
+        .any(|(point, pin)| point.ifindex == ifindex && pin.how == Attachment::Clsact);
+    if !marker.exists() || ours {
+        return Ok(());
+    }
+    if devices.contains_key(&ifindex) {
+        crate::netlink::remove_clsact_if_unused(ifindex).map_err(|error| DatapathError::Hook {
+            what: format!("remove the clsact qdisc of ifindex {ifindex}"),
+            source: error.into(),
+        })?;
+    }
+    remove_pin(&marker)
+}
+
+fn sweep_qdiscs(links: &Path, devices: &BTreeMap<u32, String>) -> Result<(), DatapathError> {
+    let Ok(entries) = std::fs::read_dir(links) else {
+        return Ok(());
+    };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let gone = name.strip_prefix("clsact-").and_then(|ifindex| ifindex.parse::<u32>().ok());
+        if gone.is_some_and(|ifindex| !devices.contains_key(&ifindex)) {
+            remove_pin(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn make_marker(path: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(path)
+}
+
+fn remove_pin(path: &Path) -> Result<(), DatapathError> {
+    let removed = if path.is_dir() { std::fs::remove_dir(path) } else { std::fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DatapathError::Hook {
+            what: format!("remove the pin {}", path.display()),
+            source: error.into(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn errno_of(error: &ProgramError) -> Option<i32> {
+    match error {
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
+        _ => None,
+    }
+}
+
+/// Kernels before 6.6 answer the unknown attach type with EINVAL.
+fn lacks_tcx(error: &DatapathError) -> bool {
+    let DatapathError::Hook { source, .. } = error else {
+        return false;
+    };
+    let errno = source.downcast_ref::<ProgramError>().and_then(errno_of);
+    errno == Some(nix::errno::Errno::EINVAL as i32)
+}
+
+fn already_there(error: &tc::TcError) -> bool {
+    let mut source: Option<&dyn std::error::Error> = Some(error);
+    while let Some(this) = source {
+        if let Some(error) = this.downcast_ref::<io::Error>() {
+            return error.raw_os_error() == Some(nix::errno::Errno::EEXIST as i32);
+        }
+        source = this.source();
+    }
+    false
+}

@@ -1,0 +1,383 @@
+//! The maps: typed access to each, all of them read into tables in memory, and single writes.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path;
+
+use aya::Pod;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use bytemuck::Zeroable as _;
+use fw_common::event::Event;
+use fw_common::flow::{Flow, FlowKey};
+use fw_common::tables::memory::Memory;
+use fw_common::tables::{
+    Count, Daemon, DenyRule, Endpoint, Interface, LocalAddress, LocalKey, Name, NameKey, Network, Port,
+    PortKey, Prefix, Settings, Subnet, Zones, capacity, counter_index,
+};
+use fw_common::{ABI_VERSION, Address, Hook, Reason};
+
+use super::DatapathError;
+use crate::plan::{State, Step};
+
+/// Every map, by the name of its pin.
+pub const MAP_NAMES: [&str; 18] = [
+    "settings",
+    "interfaces",
+    "subnets",
+    "networks",
+    "local_addresses",
+    "ports",
+    "denied_hosts",
+    "denied",
+    "source_hosts",
+    "sources",
+    "endpoints",
+    "flows",
+    "names",
+    "daemon",
+    "counters",
+    "rules",
+    "event_budget",
+    "events",
+];
+
+type Hash<K, V> = HashMap<MapData, K, V>;
+type Trie<V> = LpmTrie<MapData, Address, V>;
+
+/// The maps of one fw.
+pub struct Maps {
+    settings: Array<MapData, Settings>,
+    interfaces: Hash<u32, Interface>,
+    subnets: Trie<Subnet>,
+    networks: Hash<u32, Network>,
+    local_addresses: Hash<LocalKey, LocalAddress>,
+    ports: Hash<PortKey, Port>,
+    denied_hosts: Hash<Address, DenyRule>,
+    denied: Trie<DenyRule>,
+    source_hosts: Hash<Address, Zones>,
+    sources: Trie<Zones>,
+    endpoints: Hash<Address, Endpoint>,
+    flows: Hash<FlowKey, Flow>,
+    names: Hash<NameKey, Name>,
+    daemon: Array<MapData, Daemon>,
+    counters: PerCpuArray<MapData, Count>,
+    rules: PerCpuArray<MapData, Count>,
+    events: RingBuf<MapData>,
+}
+
+/// Refuses maps that another version laid out.
+pub(super) fn check_layout(directory: &Path) -> Result<(), DatapathError> {
+    let pin = directory.join("settings");
+    if !pin.exists() {
+        return Ok(());
+    }
+    let settings: Array<MapData, Settings> = typed(pinned(directory, "settings")?, "settings")?;
+    let found = settings.get(&0, 0).map_err(|source| failed("read map settings", source))?.abi;
+    // 0: a daemon that died before its first write.
+    if found == ABI_VERSION || found == 0 {
+        return Ok(());
+    }
+    Err(DatapathError::Layout { directory: directory.display().to_string(), found, expected: ABI_VERSION })
+}
+
+fn pinned(directory: &Path, name: &str) -> Result<Map, DatapathError> {
+    let path = directory.join(name);
+    let open = |source| failed(&format!("open the pinned map {}", path.display()), source);
+    Map::from_map_data(MapData::from_pin(&path).map_err(open)?).map_err(open)
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(map: Map, name: &str) -> Result<T, DatapathError> {
+    map.try_into().map_err(|source| failed(&format!("use map {name}"), source))
+}
+
+fn failed(what: &str, source: MapError) -> DatapathError {
+    DatapathError::Map { what: what.to_owned(), source: Box::new(source) }
+}
+
+impl Maps {
+    /// The maps pinned in a directory.
+    pub fn open(directory: &Path) -> Result<Self, DatapathError> {
+        Self::from_source(|name| pinned(directory, name).map(Some))
+    }
+
+    pub(super) fn from_source(
+        mut source: impl FnMut(&str) -> Result<Option<Map>, DatapathError>,
+    ) -> Result<Self, DatapathError> {
+        let mut take = |name: &'static str| {
+            source(name)?.ok_or_else(|| DatapathError::Hook {
+                what: format!("find map {name} in the embedded object"),
+                source: "the build is broken: rebuild fw".into(),
+            })
+        };
+        Ok(Self {
+            settings: typed(take("settings")?, "settings")?,
+            interfaces: typed(take("interfaces")?, "interfaces")?,
+            subnets: typed(take("subnets")?, "subnets")?,
+            networks: typed(take("networks")?, "networks")?,
+            local_addresses: typed(take("local_addresses")?, "local_addresses")?,
+            ports: typed(take("ports")?, "ports")?,
+            denied_hosts: typed(take("denied_hosts")?, "denied_hosts")?,
+            denied: typed(take("denied")?, "denied")?,
+            source_hosts: typed(take("source_hosts")?, "source_hosts")?,
+            sources: typed(take("sources")?, "sources")?,
+            endpoints: typed(take("endpoints")?, "endpoints")?,
+            flows: typed(take("flows")?, "flows")?,
+            names: typed(take("names")?, "names")?,
+            daemon: typed(take("daemon")?, "daemon")?,
+            counters: typed(take("counters")?, "counters")?,
+            rules: typed(take("rules")?, "rules")?,
+            events: typed(take("events")?, "events")?,
+        })
+    }
+
+    /// Everything that the maps say, but for flows and counters.
+    pub fn read(&self) -> Result<State, DatapathError> {
+        let tables = Memory {
+            settings: self.settings.get(&0, 0).map_err(|source| failed("read map settings", source))?,
+            interfaces: entries(&self.interfaces, "interfaces")?,
+            subnets: prefixes(&self.subnets, "subnets")?,
+            networks: entries(&self.networks, "networks")?,
+            local_addresses: entries(&self.local_addresses, "local_addresses")?,
+            ports: entries(&self.ports, "ports")?,
+            denied: with_hosts(&self.denied, &self.denied_hosts, "denied")?,
+            sources: with_hosts(&self.sources, &self.source_hosts, "sources")?,
+            endpoints: entries(&self.endpoints, "endpoints")?,
+            ..Memory::default()
+        };
+        Ok(State { tables, names: self.names()?, ..State::default() })
+    }
+
+    /// What the numbers in the maps stand for.
+    pub fn names(&self) -> Result<BTreeMap<NameKey, String>, DatapathError> {
+        let names = entries(&self.names, "names")?;
+        Ok(names.into_iter().map(|(key, name)| (key, name.as_str().to_owned())).collect())
+    }
+
+    /// The flows, expired ones included.
+    pub fn flows(&self) -> Result<BTreeMap<FlowKey, Flow>, DatapathError> {
+        entries(&self.flows, "flows")
+    }
+
+    /// Records a flow, for tests.
+    pub fn put_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), DatapathError> {
+        self.flows.insert(key, flow, 0).map_err(|source| failed("write map flows", source))
+    }
+
+    /// Forgets a flow, for tests.
+    pub fn remove_flow(&mut self, key: &FlowKey) -> Result<(), DatapathError> {
+        write(&mut self.flows, "flows", key, None)
+    }
+
+    /// What the daemon last said of itself.
+    pub fn daemon(&self) -> Result<Daemon, DatapathError> {
+        self.daemon.get(&0, 0).map_err(|source| failed("read map daemon", source))
+    }
+
+    /// Says it.
+    pub fn set_daemon(&mut self, daemon: Daemon) -> Result<(), DatapathError> {
+        self.daemon.set(0, daemon, 0).map_err(|source| failed("write map daemon", source))
+    }
+
+    /// How often each hook gave each reason, summed over CPUs; only what is not zero.
+    pub fn counters(&self) -> Result<Drops, DatapathError> {
+        let mut counted = BTreeMap::new();
+        for hook in Hook::ATTACHED {
+            for reason in Reason::ALL {
+                let count = self.counter(hook, *reason)?;
+                if count != Count::default() {
+                    counted.insert((hook, *reason), count);
+                }
+            }
+        }
+        Ok(counted)
+    }
+
+    /// How often this hook gave this reason, summed over CPUs.
+    pub fn counter(&self, hook: Hook, reason: Reason) -> Result<Count, DatapathError> {
+        sum(&self.counters, counter_index(hook, reason as u8), "counters")
+    }
+
+    /// How often a rule decided, summed over CPUs.
+    pub fn rule(&self, rule: u32) -> Result<Count, DatapathError> {
+        if rule >= capacity::RULES {
+            return Ok(Count::default());
+        }
+        sum(&self.rules, rule, "rules")
+    }
+
+    /// The events that are waiting, oldest first; taken out for good.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        let mut taken = Vec::new();
+        while let Some(item) = self.events.next() {
+            if let Ok(event) = bytemuck::try_pod_read_unaligned(&item) {
+                taken.push(event);
+            }
+        }
+        taken
+    }
+
+    /// What becomes readable when events are waiting.
+    pub fn events_fd(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
+    }
+
+    /// Carries out one write.
+    pub fn apply(&mut self, step: &Step) -> Result<(), DatapathError> {
+        match step {
+            Step::Settings(settings) => {
+                self.settings.set(0, settings, 0).map_err(|source| failed("write map settings", source))
+            }
+            Step::Interface(key, value) => write(&mut self.interfaces, "interfaces", key, value.as_ref()),
+            Step::Network(key, value) => write(&mut self.networks, "networks", key, value.as_ref()),
+            Step::LocalAddress(key, value) => {
+                write(&mut self.local_addresses, "local_addresses", key, value.as_ref())
+            }
+            Step::Port(key, value) => write(&mut self.ports, "ports", key, value.as_ref()),
+            Step::Endpoint(key, value) => write(&mut self.endpoints, "endpoints", key, value.as_ref()),
+            Step::Subnet(key, value) => write_prefix(&mut self.subnets, "subnets", key, value.as_ref()),
+            Step::Denied(key, value) if key.bits == 128 => {
+                write(&mut self.denied_hosts, "denied_hosts", &key.address, value.as_ref())
+            }
+            Step::Denied(key, value) => write_prefix(&mut self.denied, "denied", key, value.as_ref()),
+            Step::Source(key, value) if key.bits == 128 => {
+                write(&mut self.source_hosts, "source_hosts", &key.address, value.as_ref())
+            }
+            Step::Source(key, value) => write_prefix(&mut self.sources, "sources", key, value.as_ref()),
+            Step::Name(key, value) => {
+                let name = value.as_ref().map(|text| Name::new(text));
+                write(&mut self.names, "names", key, name.as_ref())
+            }
+            Step::Attach(_) | Step::Detach(_) => Ok(()),
+        }
+    }
+}
+
+impl Maps {
+    /// Whether the map holds what the step wrote; true for steps that write no map.
+    pub fn holds(&self, step: &Step) -> Result<bool, DatapathError> {
+        match step {
+            Step::Settings(settings) => {
+                let found = self.settings.get(&0, 0).map_err(|source| failed("read map settings", source))?;
+                Ok(found == *settings)
+            }
+            Step::Interface(key, value) => found(self.interfaces.get(key, 0), value.as_ref(), "interfaces"),
+            Step::Network(key, value) => found(self.networks.get(key, 0), value.as_ref(), "networks"),
+            Step::LocalAddress(key, value) => {
+                found(self.local_addresses.get(key, 0), value.as_ref(), "local_addresses")
+            }
+            Step::Port(key, value) => found(self.ports.get(key, 0), value.as_ref(), "ports"),
+            Step::Endpoint(key, value) => found(self.endpoints.get(key, 0), value.as_ref(), "endpoints"),
+            Step::Denied(key, value) if key.bits == 128 => {
+                found(self.denied_hosts.get(&key.address, 0), value.as_ref(), "denied_hosts")
+            }
+            Step::Source(key, value) if key.bits == 128 => {
+                found(self.source_hosts.get(&key.address, 0), value.as_ref(), "source_hosts")
+            }
+            // A trie answers with the longest prefix: of one that was put, with itself; one that was removed may have
+            // others around it, so nothing can be told.
+            Step::Subnet(key, Some(value)) => {
+                found(self.subnets.get(&trie_key(key), 0), Some(value), "subnets")
+            }
+            Step::Denied(key, Some(value)) => {
+                found(self.denied.get(&trie_key(key), 0), Some(value), "denied")
+            }
+            Step::Source(key, Some(value)) => {
+                found(self.sources.get(&trie_key(key), 0), Some(value), "sources")
+            }
+            Step::Name(key, value) => {
+                found(self.names.get(key, 0), value.as_ref().map(|text| Name::new(text)).as_ref(), "names")
+            }
+            Step::Subnet(..) | Step::Denied(..) | Step::Source(..) | Step::Attach(_) | Step::Detach(_) => {
+                Ok(true)
+            }
+        }
+    }
+}
+
+fn trie_key(prefix: &Prefix) -> Key<Address> {
+    Key::new(prefix.bits, prefix.address)
+}
+
+fn found<V: PartialEq>(
+    found: Result<V, MapError>,
+    wanted: Option<&V>,
+    name: &str,
+) -> Result<bool, DatapathError> {
+    match found {
+        Ok(found) => Ok(wanted == Some(&found)),
+        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(wanted.is_none()),
+        Err(source) => Err(failed(&format!("read map {name}"), source)),
+    }
+}
+
+/// Counts by hook and reason.
+pub type Drops = BTreeMap<(Hook, Reason), Count>;
+
+fn entries<K: Pod + Ord, V: Pod>(map: &Hash<K, V>, name: &str) -> Result<BTreeMap<K, V>, DatapathError> {
+    map.iter().collect::<Result<_, _>>().map_err(|source| failed(&format!("read map {name}"), source))
+}
+
+fn prefixes<V: Pod>(map: &Trie<V>, name: &str) -> Result<BTreeMap<Prefix, V>, DatapathError> {
+    let mut read = BTreeMap::new();
+    for entry in map {
+        let (key, value) = entry.map_err(|source| failed(&format!("read map {name}"), source))?;
+        read.insert(Prefix { bits: key.prefix_len(), address: key.data() }, value);
+    }
+    Ok(read)
+}
+
+fn with_hosts<V: Pod>(
+    trie: &Trie<V>,
+    hosts: &Hash<Address, V>,
+    name: &str,
+) -> Result<BTreeMap<Prefix, V>, DatapathError> {
+    let mut read = prefixes(trie, name)?;
+    let hosts = entries(hosts, name)?;
+    read.extend(hosts.into_iter().map(|(address, value)| (Prefix { bits: 128, address }, value)));
+    Ok(read)
+}
+
+fn write<K: Pod, V: Pod>(
+    map: &mut Hash<K, V>,
+    name: &str,
+    key: &K,
+    value: Option<&V>,
+) -> Result<(), DatapathError> {
+    let written = match value {
+        Some(value) => map.insert(key, value, 0),
+        None => absent_is_fine(map.remove(key)),
+    };
+    written.map_err(|source| failed(&format!("write map {name} (full?)"), source))
+}
+
+fn write_prefix<V: Pod>(
+    map: &mut Trie<V>,
+    name: &str,
+    prefix: &Prefix,
+    value: Option<&V>,
+) -> Result<(), DatapathError> {
+    let key = trie_key(prefix);
+    let written = match value {
+        Some(value) => map.insert(&key, *value, 0),
+        None => absent_is_fine(map.remove(&key)),
+    };
+    written.map_err(|source| failed(&format!("write map {name} (full?)"), source))
+}
+
+/// A removal that finds nothing has reached its aim.
+fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn sum(map: &PerCpuArray<MapData, Count>, index: u32, name: &str) -> Result<Count, DatapathError> {
+    let per_cpu = map.get(&index, 0).map_err(|source| failed(&format!("read map {name}"), source))?;
+    Ok(per_cpu.iter().fold(Count::zeroed(), |total, count| Count {
+        packets: total.packets + count.packets,
+        bytes: total.bytes + count.bytes,
+    }))
+}

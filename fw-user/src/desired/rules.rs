@@ -1,0 +1,117 @@
+//! Allow and deny rules, and published ports, as entries of `ports` and `denied`.
+
+use std::collections::BTreeMap;
+
+use fw_common::Address;
+use fw_common::tables::{DenyRule, Port, PortKey, Prefix, capacity, name_kind, sources};
+use fw_common::wire::proto;
+
+use super::zones::Zones;
+use super::{DesiredError, RuleIds, any_keys, prefix_of};
+use crate::docker::Transport;
+use crate::inventory::Inventory;
+use crate::plan::State;
+use crate::policy::{Allow, Policy, Proto, Published, Sources, table_prefixes};
+
+/// Gives every rule a number: the one it has in what is in force, else the lowest free one.
+pub(super) fn number(policy: &Policy, current: &State) -> Result<RuleIds, DesiredError> {
+    let names =
+        || policy.allow.iter().map(|rule| &rule.name).chain(policy.deny.iter().map(|rule| &rule.name));
+    let known: BTreeMap<&str, u32> = current
+        .names
+        .iter()
+        .filter(|(key, _)| key.kind == name_kind::RULE)
+        .map(|(key, name)| (name.as_str(), key.id))
+        .collect();
+    let mut numbered: RuleIds =
+        names().filter_map(|name| Some((name.clone(), *known.get(name.as_str())?))).collect();
+    // A number that a vanished rule had stays unused until the next change, so that its counters are not mistaken.
+    let taken: std::collections::BTreeSet<u32> = known.values().copied().collect();
+    let mut free = (1..capacity::RULES).filter(|id| !taken.contains(id));
+    for name in names() {
+        if !numbered.contains_key(name) {
+            numbered.insert(name.clone(), free.next().ok_or(DesiredError::TooManyRules)?);
+        }
+    }
+    Ok(numbered)
+}
+
+/// The denied prefixes.
+pub(super) fn denied(policy: &Policy, ids: &RuleIds) -> BTreeMap<Prefix, DenyRule> {
+    let mut table = BTreeMap::new();
+    for rule in &policy.deny {
+        let prefixes = rule.from.iter().filter_map(|set| policy.sets.get(set)).flat_map(|set| &set.prefixes);
+        for prefix in prefixes.flat_map(table_prefixes).map(prefix_of) {
+            table.entry(prefix).or_insert(DenyRule { rule: ids.get(&rule.name).copied().unwrap_or(0) });
+        }
+    }
+    table
+}
+
+/// The ports with a rule or published by Docker.
+pub(super) fn ports(
+    policy: &Policy,
+    inventory: &Inventory,
+    zones: &Zones,
+    ids: &RuleIds,
+    table: &mut BTreeMap<PortKey, Port>,
+) {
+    const NOTHING: Port =
+        Port { zones: 0, rule: 0, sources: sources::NOBODY, published: 0, open: 0, reserved: 0 };
+    for published in &inventory.published {
+        let address = Address::from(published.host);
+        if address.is_loopback() {
+            continue;
+        }
+        let entry = table.entry(PortKey::new(address, number_of(published.protocol), published.host_port));
+        let port = entry.or_insert(NOTHING);
+        // Without a target, docker-proxy answers from a socket of the host: nothing is forwarded, nothing vouched for.
+        port.published |= u8::from(published.target.is_some());
+        port.open |= u8::from(policy.uplink.published == Published::Open);
+    }
+    for rule in &policy.allow {
+        for key in keys(rule) {
+            merge(
+                table.entry(key).or_insert(NOTHING),
+                rule,
+                zones,
+                ids.get(&rule.name).copied().unwrap_or(0),
+            );
+        }
+    }
+}
+
+fn keys(rule: &Allow) -> Vec<PortKey> {
+    match rule.proto {
+        Proto::Icmp => any_keys(proto::ICMP, 0).to_vec(),
+        Proto::Tcp => ranged(rule, proto::TCP),
+        Proto::Udp => ranged(rule, proto::UDP),
+    }
+}
+
+fn ranged(rule: &Allow, proto: u8) -> Vec<PortKey> {
+    rule.ports.iter().flat_map(|range| range.ports()).flat_map(|port| any_keys(proto, port)).collect()
+}
+
+/// Rules for the same port add up; one for anybody holds them all.
+fn merge(port: &mut Port, rule: &Allow, zones: &Zones, id: u32) {
+    match &rule.from {
+        Sources::Any if port.sources != sources::ANY => {
+            *port = Port { sources: sources::ANY, zones: 0, rule: id, ..*port };
+        }
+        Sources::Sets(sets) if port.sources != sources::ANY => {
+            port.sources = sources::ZONES;
+            port.zones |= zones.mask(sets);
+            port.rule = if port.rule == 0 { id } else { port.rule };
+        }
+        Sources::Any | Sources::Sets(_) => {}
+    }
+}
+
+fn number_of(protocol: Transport) -> u8 {
+    match protocol {
+        Transport::Tcp => proto::TCP,
+        Transport::Udp => proto::UDP,
+        Transport::Sctp => proto::SCTP,
+    }
+}

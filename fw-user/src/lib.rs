@@ -1,0 +1,13 @@
+//! fw, the library behind the binary.
+
+pub mod commands;
+pub mod datapath;
+pub mod desired;
+pub mod docker;
+pub mod handover;
+pub mod inventory;
+pub mod netlink;
+pub mod plan;
+pub mod policy;
+pub mod reconcile;
+pub mod view;

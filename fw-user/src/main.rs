@@ -1,0 +1,49 @@
+//! The binary `fw`: arguments in, exit code out.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use fw_user::commands;
+
+/// An eBPF firewall for Docker hosts.
+#[derive(Parser)]
+#[command(name = "fw", version, propagate_version = true, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Put the policy in force and keep it in step with Docker; ends on SIGTERM leaving everything in force
+    Run(commands::run::Options),
+    /// Check a policy file and print what it means
+    Check(commands::check::Options),
+    /// Show hooks, networks, what is reachable from outside and why, drops by reason, and health
+    Status(commands::status::Options),
+    /// Print a table as it is in the kernel
+    Table(commands::table::Options),
+    /// Follow dropped packets, with names
+    Monitor(commands::monitor::Options),
+    /// Take everything away: rules, programs, pins; Docker's own rules are in force again
+    Down(commands::down::Options),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match arguments.command {
+        Command::Run(options) => commands::run::run(options),
+        Command::Check(options) => commands::check::run(&options),
+        Command::Status(options) => commands::status::run(&options),
+        Command::Table(options) => commands::table::run(&options),
+        Command::Monitor(options) => commands::monitor::run(&options),
+        Command::Down(options) => commands::down::run(&options),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("fw: {}", failure.text());
+            ExitCode::from(failure.code())
+        }
+    }
+}

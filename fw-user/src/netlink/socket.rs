@@ -1,0 +1,200 @@
+//! A routing socket of the kernel: ask and read whole answers, or listen for changes.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
+};
+
+use super::NetlinkError;
+use super::message::aligned;
+
+/// A socket in the network namespace of the thread that opened it, where it stays.
+pub(super) struct Socket {
+    descriptor: OwnedFd,
+}
+
+impl Socket {
+    /// Opens a socket for questions; its reads wait for the kernel, which answers at once.
+    pub(super) fn open() -> Result<Self, NetlinkError> {
+        Self::bound(0, SockFlag::SOCK_CLOEXEC)
+    }
+
+    /// Opens a socket that does not wait and hears of changes in `groups` (a bit per `RTNLGRP`, less one).
+    pub(super) fn listening(groups: u32) -> Result<Self, NetlinkError> {
+        Self::bound(groups, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)
+    }
+
+    fn bound(groups: u32, flags: SockFlag) -> Result<Self, NetlinkError> {
+        let descriptor = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)
+            .map_err(|errno| NetlinkError::Open(errno.into()))?;
+        bind(descriptor.as_raw_fd(), &NetlinkAddr::new(0, groups))
+            .map_err(|errno| NetlinkError::Open(errno.into()))?;
+        Ok(Self { descriptor })
+    }
+
+    /// Reads the whole list of what `question` names: the payloads of the answers.
+    ///
+    /// A list that changed while the kernel was writing it (`NLM_F_DUMP_INTR`) may lack entries that were
+    /// there all the time; it is thrown away and asked for again.
+    pub(super) fn list(&self, question: Question, family: u8) -> Result<Vec<Vec<u8>>, NetlinkError> {
+        let mut payload = vec![0; question.header_len()];
+        payload[0] = family;
+        self.list_of(question, &payload)
+    }
+
+    /// As [`Socket::list`], with a fixed part that says more than the family.
+    pub(super) fn list_of(&self, question: Question, payload: &[u8]) -> Result<Vec<Vec<u8>>, NetlinkError> {
+        for _ in 0..LIST_ATTEMPTS {
+            if let Some(list) = self.ask(question, NLM_F_DUMP, payload)? {
+                return Ok(list);
+            }
+        }
+        Err(NetlinkError::Unsteady { what: question.name(), attempts: LIST_ATTEMPTS })
+    }
+
+    /// Asks one question that has one answer.
+    pub(super) fn single(&self, question: Question, payload: &[u8]) -> Result<Vec<u8>, NetlinkError> {
+        let answer = self.ask(question, 0, payload)?.and_then(|list| list.into_iter().next());
+        answer.ok_or(NetlinkError::NoAnswer { what: question.name() })
+    }
+
+    /// Makes a request that is answered with success or failure alone.
+    pub(super) fn request(&self, question: Question, payload: &[u8]) -> Result<(), NetlinkError> {
+        self.ask(question, NLM_F_ACK, payload).map(|_| ())
+    }
+
+    /// Takes one datagram off the queue, unread: what changed does not matter, only that something did.
+    pub(super) fn discard_one(&self) -> io::Result<()> {
+        // One byte is enough: the kernel throws away the rest of the datagram.
+        recv(self.descriptor.as_raw_fd(), &mut [0; 1], MsgFlags::empty())?;
+        Ok(())
+    }
+
+    /// The answer's payloads, `None` if the list was interrupted by a change.
+    fn ask(
+        &self,
+        question: Question,
+        flags: u16,
+        payload: &[u8],
+    ) -> Result<Option<Vec<Vec<u8>>>, NetlinkError> {
+        let what = question.name();
+        let ask_failed = |source: io::Error| NetlinkError::Ask { what, source };
+        let message = message(question as u16, NLM_F_REQUEST | flags, payload);
+        send(self.descriptor.as_raw_fd(), &message, MsgFlags::empty())
+            .map_err(|errno| ask_failed(errno.into()))?;
+
+        let mut answers = Vec::new();
+        let mut interrupted = false;
+        let mut buffer = vec![0; DATAGRAM];
+        loop {
+            // MSG_TRUNC makes the call return the length of the datagram, even if it did not fit.
+            let length = recv(self.descriptor.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC)
+                .map_err(|errno| ask_failed(errno.into()))?;
+            let mut rest = buffer.get(..length).ok_or(NetlinkError::TooLong { what, length })?;
+            while !rest.is_empty() {
+                let (header, payload) = split(rest).ok_or(NetlinkError::Framing { what })?;
+                rest = rest.get(aligned(header.length)..).unwrap_or_default();
+                interrupted |= header.flags & NLM_F_DUMP_INTR != 0;
+                match header.kind {
+                    NLMSG_NOOP => {}
+                    // Both begin with a status: zero, or an error number below zero.
+                    NLMSG_ERROR | NLMSG_DONE => match status(payload) {
+                        Some(0) => return Ok((!interrupted).then_some(answers)),
+                        Some(errno) => return Err(ask_failed(io::Error::from_raw_os_error(-errno))),
+                        None => return Err(NetlinkError::Framing { what }),
+                    },
+                    _ => answers.push(payload.to_vec()),
+                }
+                if flags & NLM_F_DUMP == 0 && !answers.is_empty() {
+                    return Ok(Some(answers));
+                }
+            }
+        }
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.descriptor.as_raw_fd()
+    }
+}
+
+/// What can be asked for; the number is the message's type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub(super) enum Question {
+    Links = 18,
+    Addresses = 22,
+    Routes = 26,
+    RemoveQdisc = 37,
+    Filters = 46,
+    NamespaceId = 90,
+}
+
+impl Question {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Links => "links",
+            Self::Addresses => "addresses",
+            Self::Routes => "routes",
+            Self::RemoveQdisc => "removal of a qdisc",
+            Self::Filters => "filters",
+            Self::NamespaceId => "id of a network namespace",
+        }
+    }
+
+    /// Length of the fixed part of the question, whose first byte is the address family.
+    const fn header_len(self) -> usize {
+        match self {
+            Self::Links => 16,
+            Self::Addresses => 8,
+            Self::Routes => 12,
+            Self::RemoveQdisc | Self::Filters => 20,
+            Self::NamespaceId => 4,
+        }
+    }
+}
+
+struct Header {
+    length: usize,
+    kind: u16,
+    flags: u16,
+}
+
+fn split(bytes: &[u8]) -> Option<(Header, &[u8])> {
+    let header = bytes.first_chunk::<HEADER>()?;
+    let length = usize::try_from(u32::from_ne_bytes([header[0], header[1], header[2], header[3]])).ok()?;
+    let kind = u16::from_ne_bytes([header[4], header[5]]);
+    let flags = u16::from_ne_bytes([header[6], header[7]]);
+    Some((Header { length, kind, flags }, bytes.get(HEADER..length)?))
+}
+
+fn message(kind: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(HEADER + payload.len()).unwrap_or(u32::MAX);
+    let mut bytes = length.to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
+    // Sequence number and port: each question has the socket to itself, and the kernel fills in the port.
+    bytes.extend([0; 8]);
+    bytes.extend(payload);
+    bytes
+}
+
+fn status(payload: &[u8]) -> Option<i32> {
+    payload.first_chunk::<4>().map(|status| i32::from_ne_bytes(*status))
+}
+
+const HEADER: usize = 16;
+/// The kernel writes lists in pieces of at most 32 KiB (since Linux 4.9).
+const DATAGRAM: usize = 64 * 1024;
+const LIST_ATTEMPTS: usize = 10;
+
+const NLMSG_NOOP: u16 = 1;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_DUMP_INTR: u16 = 0x10;
+const NLM_F_DUMP: u16 = 0x300;

@@ -1,0 +1,323 @@
+//! From what is in force to what should be: ordered steps, each small, so that on the way a packet passes only if the
+//! old or the new tables pass it, and one that both pass is never dropped.
+//!
+//! Pure: no I/O, no clock. The order, and why:
+//!
+//! 1. Hooks go off networks that are managed no more: from here on everything passes there, as it will.
+//! 2. Denials come first: they may only narrow, and a port that opens next must not be open to a denied source.
+//! 3. Sources take the union of old and new zones. A zone whose content changed is another zone with another bit
+//!    (see `desired`), so a peer in the union is let in by a port entry only if it was or will be.
+//! 4. Our own addresses come before the subnets in which gateways lie (a subnet alone says "container"), and both
+//!    before ports open: nobody outside may use such an address as his source.
+//! 5. Ports take the union of what the old and the new entries allow: a peer may change from the entry of an exact
+//!    address to that of any. Networks begin with the laxer of two changing terms. Endpoints stand before the ports of
+//!    bridges that are judged by them, but a port that is nobody's any more is so before its endpoint is elsewhere.
+//! 6. Roles of devices, then new hooks: a hook on a device without role drops everything, and by now the tables hold
+//!    all that is wanted. Hooks of devices that are uplinks no more go off after that: what came in by them may now come
+//!    in by the new ones (a device that joins a bond), and must not pass by neither. Then roles go.
+//! 7. Backwards: endpoints go; then networks take their stricter terms, which must not meet endpoints that are gone.
+//!    Ports close. Both stand before subnets and addresses go, whose absence lets others use them as their source;
+//!    subnets before the addresses in them, networks last.
+//! 8. Sources lose the old zones, denials that are over go, and the settings become the new ones: observing begins
+//!    before everything else, and enforcing only when the tables are those that it was meant for.
+//!
+//! Where one write is not enough a packet is rather dropped: to an address that becomes or ceases to be ours while its
+//! port opens or closes; by a new hook, which drops what the old tables say until they are gone; by the hook of a device
+//! that is an uplink no more, until it goes; and on a device that takes another role, where the old hook drops everything
+//! until the new one is there and it has gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fw_common::tables::memory::Memory;
+use fw_common::tables::{
+    DenyRule, Endpoint, Interface, LocalAddress, LocalKey, NameKey, Network, Port, PortKey, Prefix, Settings,
+    Subnet, Zones, sources,
+};
+use fw_common::{Address, Hook};
+
+/// Everything that fw has in the kernel, or wants to have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// The tables.
+    pub tables: Memory,
+    /// What the numbers in the tables stand for.
+    pub names: BTreeMap<NameKey, String>,
+    /// Where programs are attached.
+    pub hooks: BTreeSet<HookPoint>,
+}
+
+/// A hook on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HookPoint {
+    /// The device.
+    pub ifindex: u32,
+    /// Which program, and so which direction.
+    pub hook: Hook,
+}
+
+/// One write. `None` as value: remove.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// What holds for all packets.
+    Settings(Settings),
+    /// The role of a device.
+    Interface(u32, Option<Interface>),
+    /// A prefix of a network.
+    Subnet(Prefix, Option<Subnet>),
+    /// A network.
+    Network(u32, Option<Network>),
+    /// An address of this host.
+    LocalAddress(LocalKey, Option<LocalAddress>),
+    /// A port of this host.
+    Port(PortKey, Option<Port>),
+    /// A denied prefix.
+    Denied(Prefix, Option<DenyRule>),
+    /// The zones of a prefix.
+    Source(Prefix, Option<Zones>),
+    /// An address of a container.
+    Endpoint(Address, Option<Endpoint>),
+    /// A name.
+    Name(NameKey, Option<String>),
+    /// A program onto a hook.
+    Attach(HookPoint),
+    /// A program off its hook.
+    Detach(HookPoint),
+}
+
+/// Where a step writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// Map `settings`.
+    Settings,
+    /// Map `interfaces`.
+    Interface(u32),
+    /// Map `subnets`.
+    Subnet(Prefix),
+    /// Map `networks`.
+    Network(u32),
+    /// Map `local_addresses`.
+    LocalAddress(LocalKey),
+    /// Map `ports`.
+    Port(PortKey),
+    /// Maps `denied_hosts` and `denied`.
+    Denied(Prefix),
+    /// Maps `source_hosts` and `sources`.
+    Source(Prefix),
+    /// Map `endpoints`.
+    Endpoint(Address),
+    /// Map `names`.
+    Name(NameKey),
+    /// A hook.
+    Hook(HookPoint),
+}
+
+impl Step {
+    /// Where the step writes.
+    pub fn place(&self) -> Place {
+        match self {
+            Self::Settings(_) => Place::Settings,
+            Self::Interface(key, _) => Place::Interface(*key),
+            Self::Subnet(key, _) => Place::Subnet(*key),
+            Self::Network(key, _) => Place::Network(*key),
+            Self::LocalAddress(key, _) => Place::LocalAddress(*key),
+            Self::Port(key, _) => Place::Port(*key),
+            Self::Denied(key, _) => Place::Denied(*key),
+            Self::Source(key, _) => Place::Source(*key),
+            Self::Endpoint(key, _) => Place::Endpoint(*key),
+            Self::Name(key, _) => Place::Name(*key),
+            Self::Attach(point) | Self::Detach(point) => Place::Hook(*point),
+        }
+    }
+}
+
+/// The steps from `current` to `desired`.
+#[must_use]
+pub fn plan(current: &State, desired: &State) -> Vec<Step> {
+    let (old, new) = (&current.tables, &desired.tables);
+    let mut steps = Vec::new();
+    let growing = Settings {
+        observe: old.settings.observe | new.settings.observe,
+        deny: old.settings.deny | new.settings.deny,
+        source_prefixes: old.settings.source_prefixes | new.settings.source_prefixes,
+        // An empty table has no settings of its own to keep; those of the desired one make it whole.
+        ..if old.settings.abi == 0 { new.settings } else { old.settings }
+    };
+    if growing != old.settings {
+        steps.push(Step::Settings(growing));
+    }
+    put(&current.names, &desired.names, |key, value| Step::Name(*key, value), &mut steps);
+    let unmanaged = |ifindex: u32| {
+        let network = old.interfaces.get(&ifindex).map_or(0, |interface| interface.network);
+        network != 0 && !new.networks.contains_key(&network) && !new.interfaces.contains_key(&ifindex)
+    };
+    let gone = current.hooks.difference(&desired.hooks).copied();
+    let (first, last): (Vec<HookPoint>, Vec<HookPoint>) = gone.partition(|point| unmanaged(point.ifindex));
+    steps.extend(first.into_iter().map(Step::Detach));
+    put(&old.denied, &new.denied, |key, value| Step::Denied(*key, value), &mut steps);
+    let union = union_of(&old.sources, &new.sources);
+    prefixes(&old.sources, &union, &mut steps);
+    grow(old, new, &mut steps);
+    steps.extend(desired.hooks.difference(&current.hooks).map(|point| Step::Attach(*point)));
+    steps.extend(last.into_iter().map(Step::Detach));
+    prune(&old.interfaces, &new.interfaces, |key, value| Step::Interface(*key, value), &mut steps);
+    shrink(old, new, &mut steps);
+    prefixes(&union, &new.sources, &mut steps);
+    prune(&old.denied, &new.denied, |key, value| Step::Denied(*key, value), &mut steps);
+    prune(&current.names, &desired.names, |key, value| Step::Name(*key, value), &mut steps);
+    if growing != new.settings {
+        steps.push(Step::Settings(new.settings));
+    }
+    steps
+}
+
+/// What the new tables need and the old ones do not rule out.
+fn grow(old: &Memory, new: &Memory, steps: &mut Vec<Step>) {
+    put(&old.local_addresses, &new.local_addresses, |key, value| Step::LocalAddress(*key, value), steps);
+    put(&old.subnets, &new.subnets, |key, value| Step::Subnet(*key, value), steps);
+    widen(&old.ports, &new.ports, open_to_both, |key, value| Step::Port(*key, value), steps);
+    widen(&old.networks, &new.networks, laxer, |key, value| Step::Network(*key, value), steps);
+    let endpoint = |key: &Address, value| Step::Endpoint(*key, value);
+    let interface = |key: &u32, value| Step::Interface(*key, value);
+    let loses_its_endpoint = |key: &u32, value: &Interface| {
+        value.endpoint_known == 0 && old.interfaces.get(key).is_some_and(|known| known.endpoint_known != 0)
+    };
+    put_where(&old.endpoints, &new.endpoints, |key, _| !old.endpoints.contains_key(key), endpoint, steps);
+    put_where(&old.interfaces, &new.interfaces, loses_its_endpoint, interface, steps);
+    put_where(&old.endpoints, &new.endpoints, |key, _| old.endpoints.contains_key(key), endpoint, steps);
+    let others = |key: &u32, value: &Interface| !loses_its_endpoint(key, value);
+    put_where(&old.interfaces, &new.interfaces, others, interface, steps);
+}
+
+/// What only the old tables had.
+fn shrink(old: &Memory, new: &Memory, steps: &mut Vec<Step>) {
+    prune(&old.endpoints, &new.endpoints, |key, value| Step::Endpoint(*key, value), steps);
+    settle(&old.networks, &new.networks, laxer, |key, value| Step::Network(*key, value), steps);
+    settle(&old.ports, &new.ports, open_to_both, |key, value| Step::Port(*key, value), steps);
+    prune(&old.ports, &new.ports, |key, value| Step::Port(*key, value), steps);
+    prune(&old.subnets, &new.subnets, |key, value| Step::Subnet(*key, value), steps);
+    prune(&old.local_addresses, &new.local_addresses, |key, value| Step::LocalAddress(*key, value), steps);
+    prune(&old.networks, &new.networks, |key, value| Step::Network(*key, value), steps);
+}
+
+/// Steps for entries that are new or changed, longer prefixes before shorter ones (keys are ordered by length first).
+fn put<K: Ord, V: Clone + PartialEq>(
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+    step: impl Fn(&K, Option<V>) -> Step,
+    steps: &mut Vec<Step>,
+) {
+    put_where(old, new, |_, _| true, step, steps);
+}
+
+/// As [`put`], but only for these entries.
+fn put_where<K: Ord, V: Clone + PartialEq>(
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+    which: impl Fn(&K, &V) -> bool,
+    step: impl Fn(&K, Option<V>) -> Step,
+    steps: &mut Vec<Step>,
+) {
+    let changed = new.iter().rev().filter(|(key, value)| old.get(key) != Some(value) && which(key, value));
+    steps.extend(changed.map(|(key, value)| step(key, Some(value.clone()))));
+}
+
+/// Steps for entries that are gone, shorter prefixes before longer ones.
+fn prune<K: Ord, V>(
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+    step: impl Fn(&K, Option<V>) -> Step,
+    steps: &mut Vec<Step>,
+) {
+    steps.extend(old.keys().filter(|key| !new.contains_key(key)).map(|key| step(key, None)));
+}
+
+/// As [`put`], but an entry that changes becomes what `both` makes of the old and the new value.
+fn widen<K: Ord, V: Copy + PartialEq>(
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+    both: fn(V, V) -> V,
+    step: impl Fn(&K, Option<V>) -> Step,
+    steps: &mut Vec<Step>,
+) {
+    for (key, value) in new.iter().rev() {
+        let known = old.get(key);
+        let wide = known.map_or(*value, |known| both(*known, *value));
+        if known != Some(&wide) {
+            steps.push(step(key, Some(wide)));
+        }
+    }
+}
+
+/// Steps for the entries that [`widen`] has left wider than they should be.
+fn settle<K: Ord, V: Copy + PartialEq>(
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+    both: fn(V, V) -> V,
+    step: impl Fn(&K, Option<V>) -> Step,
+    steps: &mut Vec<Step>,
+) {
+    let wider =
+        new.iter().filter(|(key, value)| old.get(key).is_some_and(|known| both(*known, **value) != **value));
+    steps.extend(wider.map(|(key, value)| step(key, Some(*value))));
+}
+
+/// The entry that lets in whom either lets in.
+fn open_to_both(old: Port, new: Port) -> Port {
+    let wider = if old.sources == sources::ANY && new.sources != sources::ANY { old } else { new };
+    Port {
+        zones: old.zones | new.zones,
+        rule: if wider.rule == 0 { old.rule } else { wider.rule },
+        sources: match (old.sources, new.sources) {
+            (sources::ANY, _) | (_, sources::ANY) => sources::ANY,
+            (sources::ZONES, _) | (_, sources::ZONES) => sources::ZONES,
+            _ => sources::NOBODY,
+        },
+        published: old.published | new.published,
+        open: old.open | new.open,
+        reserved: 0,
+    }
+}
+
+/// The terms that drop only what both drop; vouched for is what both vouch for.
+fn laxer(old: Network, new: Network) -> Network {
+    Network {
+        icc: old.icc & new.icc,
+        internal: old.internal & new.internal,
+        spoofing: old.spoofing | new.spoofing,
+        reserved: 0,
+    }
+}
+
+/// One table of zones to another so that every address has its old or its new zones at each moment: a longer prefix
+/// is put before the shorter one that it shadows, and a shorter one is removed before a longer one inside it.
+fn prefixes(old: &BTreeMap<Prefix, Zones>, new: &BTreeMap<Prefix, Zones>, steps: &mut Vec<Step>) {
+    put(old, new, |key, value| Step::Source(*key, value), steps);
+    prune(old, new, |key, value| Step::Source(*key, value), steps);
+}
+
+/// Every prefix of both tables with the zones that either says of it.
+fn union_of(old: &BTreeMap<Prefix, Zones>, new: &BTreeMap<Prefix, Zones>) -> BTreeMap<Prefix, Zones> {
+    if old == new {
+        return new.clone();
+    }
+    let both: BTreeSet<(Address, u32)> =
+        old.keys().chain(new.keys()).map(|prefix| (prefix.address, prefix.bits)).collect();
+    // By address, then length: whatever covers a prefix comes before it, and the last that still does is nearest.
+    let mut covering: Vec<(Prefix, u64, u64)> = Vec::new();
+    let mut union = BTreeMap::new();
+    for (address, bits) in both {
+        while covering.last().is_some_and(|(prefix, ..)| !prefix.holds(&address)) {
+            covering.pop();
+        }
+        let prefix = Prefix { bits, address };
+        let (from_old, from_new) = covering.last().map_or((0, 0), |(_, old, new)| (*old, *new));
+        let before = old.get(&prefix).map_or(from_old, |held| held.zones);
+        let after = new.get(&prefix).map_or(from_new, |held| held.zones);
+        covering.push((prefix, before, after));
+        union.insert(prefix, Zones { zones: before | after });
+    }
+    union
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+//! What a plan is: nothing to do for what is there already, and on the way nobody is let in or kept out by accident.
+
+mod hosts;
+mod packets;
+
+use bytemuck::Zeroable as _;
+use fw_common::decide::{Workspace, marked};
+use fw_common::tables::memory::longest;
+use fw_common::wire::Arrival;
+use fw_common::{Mark, Verdict, decide};
+use proptest::prelude::*;
+
+use super::*;
+use hosts::Host;
+use packets::{Journey, journeys};
+
+fn zone_tables() -> impl Strategy<Value = BTreeMap<Prefix, Zones>> {
+    let prefix =
+        (0u8..4, 120u32..=128).prop_map(|(last, bits)| Prefix::new(Address::v4([10, 0, 0, last]), bits));
+    prop::collection::btree_map(prefix, (0u64..8).prop_map(|zones| Zones { zones }), 0..8)
+}
+
+proptest! {
+    #[test]
+    fn every_prefix_of_a_plan_gives_each_address_its_old_or_new_or_united_zones(
+        old in zone_tables(),
+        new in zone_tables(),
+    ) {
+        let mut state = State::default();
+        state.tables.sources = old.clone();
+        let mut desired = State::default();
+        desired.tables.sources = new.clone();
+        for step in plan(&state.clone(), &desired) {
+            apply(&mut state, &step);
+            for last in 0..4 {
+                let address = Address::v4([10, 0, 0, last]);
+                let zones = |table| longest(table, &address).map_or(0, |held: Zones| held.zones);
+                let (before, after, now) = (zones(&old), zones(&new), zones(&state.tables.sources));
+                prop_assert!(now == before || now == after || now == before | after);
+            }
+        }
+        prop_assert_eq!(state.tables.sources, new);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    /// The promise of the plan, kept by the very decisions that the kernel makes.
+    #[test]
+    fn on_the_way_a_packet_passes_if_old_and_new_pass_it_and_only_if_one_of_them_does(
+        old in hosts::any(),
+        new in hosts::any(),
+        slice in 0..SLICES,
+    ) {
+        let old = old.state(&State::default());
+        let new = new.state(&old);
+        holds_on_the_way(&old, &new, slice)?;
+    }
+
+    /// What is there when fw starts for the first time: no table, no hook, and every packet passes.
+    #[test]
+    fn at_the_first_start_too(new in hosts::any(), slice in 0..SLICES) {
+        let nothing = State::default();
+        holds_on_the_way(&nothing, &new.state(&nothing), slice)?;
+    }
+}
+
+/// Each case tries one in so many of the journeys: all of them after every step would take minutes.
+const SLICES: usize = 16;
+
+fn holds_on_the_way(old: &State, new: &State, slice: usize) -> Result<(), TestCaseError> {
+    let mut state = old.clone();
+    let expected: Vec<(Journey, bool, bool)> = journeys()
+        .into_iter()
+        .skip(slice)
+        .step_by(SLICES)
+        .map(|journey| {
+            let passes = |state: &State| passes(state, &journey).is_ok();
+            let (before, after) = (passes(old), passes(new));
+            (journey, before, after)
+        })
+        .collect();
+    let steps = plan(old, new);
+    for (done, step) in steps.iter().enumerate() {
+        apply(&mut state, step);
+        for (journey, before, after) in &expected {
+            let now = passes(&state, journey);
+            let reason = now.err().map(|verdict| verdict.reason);
+            let may_drop = moves(old, new, journey);
+            let when = || {
+                format!("{}: {before} -> {after}, and after step {done}, {step:?}: {reason:?}", journey.name)
+            };
+            prop_assert!(now.is_err() || *before || *after, "passes {}\n{:#?}", when(), &steps[..=done]);
+            prop_assert!(
+                now.is_ok() || may_drop || !(*before && *after),
+                "dropped {}\n{:#?}",
+                when(),
+                &steps[..=done]
+            );
+        }
+    }
+    prop_assert!(state == *new, "the plan does not lead to what was wanted");
+    Ok(())
+}
+
+/// Whether a packet may be dropped on the way although it passes before and after: see the plan.
+fn moves(old: &State, new: &State, journey: &Journey) -> bool {
+    if *old == State::default() {
+        return false;
+    }
+    let changes = |(hook, arrival): &(Hook, Arrival)| {
+        let point = HookPoint { ifindex: arrival.ifindex, hook: *hook };
+        match (old.hooks.contains(&point), new.hooks.contains(&point)) {
+            (false, true) => true,
+            (true, false) => *hook == Hook::UplinkIngress,
+            _ => false,
+        }
+    };
+    let to = LocalKey::new(journey.destination, 0);
+    let is_ours = |state: &State| state.tables.local_addresses.contains_key(&to);
+    journey.way.iter().any(changes) || is_ours(old) != is_ours(new)
+}
+
+/// Whether a packet passes every hook on its way; else the verdict that stops it.
+fn passes(state: &State, journey: &Journey) -> Result<(), Verdict> {
+    let mut mark = 0;
+    for (hook, arrival) in &journey.way {
+        if !state.hooks.contains(&HookPoint { ifindex: arrival.ifindex, hook: *hook }) {
+            // No program, no mark: those of another namespace do not survive the veth.
+            mark = if *hook == Hook::PortIngress { 0 } else { mark };
+            continue;
+        }
+        let arrival = Arrival { mark, ..*arrival };
+        let tables = &state.tables;
+        tables.flows.replace(packets::flows());
+        let verdict = decide(*hook, &arrival, &journey.frame[..], tables, &mut Workspace::zeroed());
+        tables.flows.replace(BTreeMap::new());
+        if verdict.reason.is_drop() && tables.settings.observe == 0 {
+            return Err(verdict);
+        }
+        let field = if verdict.reason.is_drop() { Mark::None } else { verdict.mark };
+        mark = marked(mark, field, tables.settings.mark_bit);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_journeys_are_of_every_kind() {
+    let full = Host::full().state(&State::default());
+    let stops: BTreeSet<&str> = journeys()
+        .iter()
+        .filter_map(|journey| passes(&full, journey).err())
+        .map(|verdict| verdict.reason.name())
+        .collect();
+    for reason in [
+        "source-inside",
+        "denied",
+        "direct-access",
+        "port-not-allowed",
+        "source-not-allowed",
+        "spoofed-mac",
+        "spoofed-source",
+        "isolation",
+        "internal",
+    ] {
+        assert!(stops.contains(reason), "no packet is dropped as {reason}: {stops:?}");
+    }
+    assert!(!stops.contains("malformed-header") && !stops.contains("martian"), "{stops:?}");
+    let through = journeys().iter().filter(|journey| passes(&full, journey).is_ok()).count();
+    assert!(through > 100, "{through} of {} pass", journeys().len());
+}
+
+#[test]
+fn a_plan_to_the_same_state_is_empty_and_from_nothing_ends_attached() {
+    let mut desired = State::default();
+    desired.tables.settings.abi = 1;
+    desired.tables.networks.insert(4, Network { icc: 1, internal: 0, spoofing: 0, reserved: 0 });
+    desired.hooks.insert(HookPoint { ifindex: 4, hook: Hook::BridgeIngress });
+    assert!(plan(&desired, &desired).is_empty());
+    let steps = plan(&State::default(), &desired);
+    assert!(matches!(steps.first(), Some(Step::Settings(settings)) if settings.abi == 1));
+    assert!(matches!(steps.last(), Some(Step::Attach(_))));
+    let mut state = State::default();
+    for step in &steps {
+        apply(&mut state, step);
+    }
+    assert_eq!(state, desired);
+}
+
+/// Carries a step out, as the datapath does on maps and devices.
+fn apply(state: &mut State, step: &Step) {
+    fn set<K: Ord + Clone, V: Clone>(table: &mut BTreeMap<K, V>, key: &K, value: Option<&V>) {
+        match value {
+            Some(value) => table.insert(key.clone(), value.clone()),
+            None => table.remove(key),
+        };
+    }
+    let tables = &mut state.tables;
+    match step {
+        Step::Settings(settings) => tables.settings = *settings,
+        Step::Interface(key, value) => set(&mut tables.interfaces, key, value.as_ref()),
+        Step::Subnet(key, value) => set(&mut tables.subnets, key, value.as_ref()),
+        Step::Network(key, value) => set(&mut tables.networks, key, value.as_ref()),
+        Step::LocalAddress(key, value) => set(&mut tables.local_addresses, key, value.as_ref()),
+        Step::Port(key, value) => set(&mut tables.ports, key, value.as_ref()),
+        Step::Denied(key, value) => set(&mut tables.denied, key, value.as_ref()),
+        Step::Source(key, value) => set(&mut tables.sources, key, value.as_ref()),
+        Step::Endpoint(key, value) => set(&mut tables.endpoints, key, value.as_ref()),
+        Step::Name(key, value) => set(&mut state.names, key, value.as_ref()),
+        Step::Attach(point) => assert!(state.hooks.insert(*point)),
+        Step::Detach(point) => assert!(state.hooks.remove(point)),
+    }
+}

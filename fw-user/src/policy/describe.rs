@@ -1,0 +1,177 @@
+//! What a policy means, in words for an operator.
+
+use std::fmt::Write as _;
+
+use super::{
+    Allow, Egress, Fallback, Interfaces, Mode, NatOwner, NetworkPolicy, Origin, Policy, PortRange, Proto,
+    Published, Set, SetName, Sources, Spoofing, prefix,
+};
+
+/// Inline prefixes beyond this many are only counted.
+const MOST_SHOWN: usize = 4;
+
+/// The policy in words, one statement per line, ending in a line feed.
+pub fn describe(policy: &Policy) -> String {
+    let mut text = String::new();
+    settings(&mut text, policy);
+    text.push('\n');
+    rules(&mut text, policy);
+    sets(&mut text, policy);
+    networks(&mut text, policy);
+    text
+}
+
+fn settings(text: &mut String, policy: &Policy) {
+    let mode = match policy.mode {
+        Mode::Enforce => "what the policy does not allow is dropped",
+        Mode::Observe => "what would be dropped is counted and reported, nothing is dropped",
+    };
+    let uplinks = match &policy.uplink.interfaces {
+        Interfaces::Auto => "auto: physical interfaces and those of default routes".to_owned(),
+        Interfaces::Named(names) => names.join(", "),
+    };
+    let published = match policy.uplink.published {
+        Published::Closed => "a port that Docker publishes needs an allow rule",
+        Published::Open => "a port that Docker publishes is open to any",
+    };
+    let fallback = match policy.fallback {
+        Fallback::Docker => "without our programs Docker's own rules decide",
+        Fallback::Closed => "without our programs new connections from the uplinks are dropped",
+    };
+    let nat = match policy.nat.owner {
+        NatOwner::Docker => "Docker writes the NAT rules",
+        NatOwner::Fw => "fw writes the NAT rules, Docker runs with --iptables=false",
+    };
+    let bit = policy.marks.bit;
+    let lines = [
+        ("mode", format!("{}: {mode}", policy.mode.word())),
+        ("uplinks", uplinks),
+        ("published", format!("{}: {published}", policy.uplink.published.word())),
+        ("fallback", format!("{}: {fallback}", policy.fallback.word())),
+        ("xdp", format!("{}: this version does not use XDP", policy.uplink.xdp.word())),
+        ("nat", format!("{}: {nat}", policy.nat.owner.word())),
+        ("mark", format!("bits {bit} and {}, mask {:#010x}", bit + 1, policy.marks.mask())),
+    ];
+    for (key, value) in lines {
+        line(text, format_args!("{key:<10} {value}"));
+    }
+}
+
+/// Writes one line; writing to a string cannot fail.
+fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+    _ = writeln!(text, "{arguments}");
+}
+
+fn rules(text: &mut String, policy: &Policy) {
+    let mut rows: Vec<[String; 4]> = Vec::new();
+    for rule in &policy.deny {
+        let from = format!("from {}, before every allow", names(&rule.from, policy));
+        rows.push(["deny".into(), rule.name.clone(), "everything".into(), from]);
+    }
+    for rule in &policy.allow {
+        let from = match &rule.from {
+            Sources::Any => "from any".to_owned(),
+            Sources::Sets(sets) => format!("from {}", names(sets, policy)),
+        };
+        rows.push(["allow".into(), rule.name.clone(), service(rule), from]);
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let (names, services) = (width(1), width(2));
+    for [verb, name, service, from] in &rows {
+        line(text, format_args!("{verb:<6} {name:<names$}  {service:<services$}  {from}"));
+    }
+    let published = match policy.uplink.published {
+        Published::Open => ", and what Docker publishes passes",
+        Published::Closed => "",
+    };
+    line(
+        text,
+        format_args!(
+            "drop   everything else that comes in from outside; replies, and what IPv6 and DHCP need, pass{published}"
+        ),
+    );
+}
+
+/// Protocol and ports: `tcp 80, 443, 8000-8100`.
+fn service(rule: &Allow) -> String {
+    match rule.proto {
+        Proto::Icmp => "icmp echo (IPv4 and IPv6)".to_owned(),
+        Proto::Tcp | Proto::Udp => {
+            let ports: Vec<String> = rule.ports.iter().map(PortRange::to_string).collect();
+            format!("{} {}", rule.proto.word(), ports.join(", "))
+        }
+    }
+}
+
+/// Sets by name, inline ones by their prefixes.
+fn names(sets: &[SetName], policy: &Policy) -> String {
+    let shown = |name: &SetName| match policy.sets.get(name) {
+        Some(Set { prefixes, origin: Origin::Inline }) => {
+            let mut shown: Vec<String> = prefixes.iter().take(MOST_SHOWN).map(prefix::shown).collect();
+            if prefixes.len() > MOST_SHOWN {
+                shown.push(format!("{} more", prefixes.len() - MOST_SHOWN));
+            }
+            shown.join(", ")
+        }
+        _ => name.to_string(),
+    };
+    sets.iter().map(shown).collect::<Vec<_>>().join(", ")
+}
+
+fn sets(text: &mut String, policy: &Policy) {
+    let named: Vec<_> = policy.sets.iter().filter(|(_, set)| set.origin != Origin::Inline).collect();
+    if named.is_empty() {
+        return;
+    }
+    text.push_str("\nsets\n");
+    let width = named.iter().map(|(name, _)| name.as_str().chars().count()).max().unwrap_or(0);
+    for (name, set) in named {
+        let count = match set.prefixes.len() {
+            1 => "1 prefix".to_owned(),
+            count => format!("{count} prefixes"),
+        };
+        let file = match &set.origin {
+            Origin::File(path) => format!(", from {}", path.display()),
+            Origin::List | Origin::Inline => String::new(),
+        };
+        line(text, format_args!("  {:<width$}  {count}{file}", name.as_str()));
+    }
+}
+
+fn networks(text: &mut String, policy: &Policy) {
+    text.push_str("\nnetworks\n");
+    let width =
+        policy.networks.keys().map(|name| name.chars().count()).max().unwrap_or(0).max("others".len());
+    for (name, network) in &policy.networks {
+        line(text, format_args!("  {name:<width$}  {}", of_network(network, policy)));
+    }
+    line(text, format_args!("  {:<width$}  {}", "others", of_network(&policy.default_network, policy)));
+    for network in &policy.static_networks {
+        let subnets: Vec<String> = network.subnets.iter().map(ToString::to_string).collect();
+        let (name, bridge) = (&network.name, &network.bridge);
+        line(text, format_args!("  {name} is the bridge {bridge} with {}", subnets.join(", ")));
+    }
+}
+
+fn of_network(network: &NetworkPolicy, policy: &Policy) -> String {
+    let egress = match &network.egress {
+        Egress::Any => "any".to_owned(),
+        Egress::None => "none".to_owned(),
+        Egress::Internet => "internet".to_owned(),
+        Egress::To(sets) => names(sets, policy),
+    };
+    let icc = match network.icc {
+        None => "as Docker says",
+        Some(true) => "yes",
+        Some(false) => "no",
+    };
+    let spoofing = match network.spoofing {
+        Spoofing::Drop => "foreign source addresses are dropped",
+        Spoofing::Allow => "any source address passes",
+    };
+    let reach = match network.reach.as_slice() {
+        [] => String::new(),
+        names => format!("; reaches {}", names.join(", ")),
+    };
+    format!("{spoofing}; egress {egress}; host {}; icc {icc}{reach}", network.host.word())
+}

@@ -1,0 +1,185 @@
+//! What a policy means, as data for scripts.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{Allow, Egress, Interfaces, NetworkPolicy, Origin, Policy, Set, SetName, Sources};
+
+/// A policy as data: what `describe` says, for `--json`. Sets are given by their size.
+#[derive(Debug, Serialize)]
+pub struct Summary<'a> {
+    mode: &'static str,
+    fallback: &'static str,
+    labels: &'static str,
+    uplink: UplinkSummary<'a>,
+    deny: Vec<DenySummary<'a>>,
+    allow: Vec<AllowSummary<'a>>,
+    sets: BTreeMap<&'a str, SetSummary>,
+    networks: BTreeMap<&'a str, NetworkSummary<'a>>,
+    default_network: NetworkSummary<'a>,
+    static_networks: Vec<StaticNetworkSummary<'a>>,
+    nat: NatSummary,
+    marks: MarksSummary,
+}
+
+#[derive(Debug, Serialize)]
+struct UplinkSummary<'a> {
+    interfaces: WordOr<&'a [String]>,
+    xdp: &'static str,
+    published: &'static str,
+}
+
+/// A fixed word such as `"auto"`, or a value.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum WordOr<T> {
+    Word(&'static str),
+    Value(T),
+}
+
+#[derive(Debug, Serialize)]
+struct DenySummary<'a> {
+    name: &'a str,
+    from: Vec<&'a str>,
+    line: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct AllowSummary<'a> {
+    name: &'a str,
+    proto: &'static str,
+    ports: Vec<RangeSummary>,
+    from: WordOr<Vec<&'a str>>,
+    line: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct RangeSummary {
+    first: u16,
+    last: u16,
+}
+
+#[derive(Debug, Serialize)]
+struct SetSummary {
+    prefixes: usize,
+    origin: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct NetworkSummary<'a> {
+    egress: WordOr<Vec<&'a str>>,
+    host: &'static str,
+    icc: Option<bool>,
+    reach: &'a [String],
+    spoofing: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct StaticNetworkSummary<'a> {
+    name: &'a str,
+    bridge: &'a str,
+    subnets: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct NatSummary {
+    owner: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct MarksSummary {
+    bit: u8,
+    mask: u32,
+}
+
+impl<'a> Summary<'a> {
+    /// The summary of this policy.
+    pub fn of(policy: &'a Policy) -> Self {
+        let deny = policy.deny.iter();
+        let static_networks = policy.static_networks.iter();
+        Self {
+            mode: policy.mode.word(),
+            fallback: policy.fallback.word(),
+            labels: policy.labels.word(),
+            uplink: UplinkSummary {
+                interfaces: match &policy.uplink.interfaces {
+                    Interfaces::Auto => WordOr::Word("auto"),
+                    Interfaces::Named(names) => WordOr::Value(names),
+                },
+                xdp: policy.uplink.xdp.word(),
+                published: policy.uplink.published.word(),
+            },
+            deny: deny
+                .map(|rule| DenySummary { name: &rule.name, from: strs(&rule.from), line: rule.line })
+                .collect(),
+            allow: policy.allow.iter().map(AllowSummary::of).collect(),
+            sets: policy.sets.iter().map(|(name, set)| (name.as_str(), SetSummary::of(set))).collect(),
+            networks: policy
+                .networks
+                .iter()
+                .map(|(name, network)| (name.as_str(), NetworkSummary::of(network)))
+                .collect(),
+            default_network: NetworkSummary::of(&policy.default_network),
+            static_networks: static_networks
+                .map(|network| StaticNetworkSummary {
+                    name: &network.name,
+                    bridge: &network.bridge,
+                    subnets: network.subnets.iter().map(ToString::to_string).collect(),
+                })
+                .collect(),
+            nat: NatSummary { owner: policy.nat.owner.word() },
+            marks: MarksSummary { bit: policy.marks.bit, mask: policy.marks.mask() },
+        }
+    }
+}
+
+impl<'a> AllowSummary<'a> {
+    fn of(rule: &'a Allow) -> Self {
+        let ranges = rule.ports.iter();
+        Self {
+            name: &rule.name,
+            proto: rule.proto.word(),
+            ports: ranges.map(|range| RangeSummary { first: range.first(), last: range.last() }).collect(),
+            from: match &rule.from {
+                Sources::Any => WordOr::Word("any"),
+                Sources::Sets(sets) => WordOr::Value(strs(sets)),
+            },
+            line: rule.line,
+        }
+    }
+}
+
+impl SetSummary {
+    fn of(set: &Set) -> Self {
+        let (origin, file) = match &set.origin {
+            Origin::List => ("list", None),
+            Origin::File(path) => ("file", Some(path.display().to_string())),
+            Origin::Inline => ("inline", None),
+        };
+        Self { prefixes: set.prefixes.len(), origin, file }
+    }
+}
+
+impl<'a> NetworkSummary<'a> {
+    fn of(network: &'a NetworkPolicy) -> Self {
+        Self {
+            egress: match &network.egress {
+                Egress::Any => WordOr::Word("any"),
+                Egress::None => WordOr::Word("none"),
+                Egress::Internet => WordOr::Word("internet"),
+                Egress::To(sets) => WordOr::Value(strs(sets)),
+            },
+            host: network.host.word(),
+            icc: network.icc,
+            reach: &network.reach,
+            spoofing: network.spoofing.word(),
+        }
+    }
+}
+
+fn strs(names: &[SetName]) -> Vec<&str> {
+    names.iter().map(SetName::as_str).collect()
+}

@@ -1,0 +1,481 @@
+//! The reconciler: one pass takes snapshots, works out what should be in force, carries the difference out and reads
+//! it back. Events only wake it; what it missed, the next pass finds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fw_common::tables::Daemon;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+
+use crate::datapath::{Datapath, DatapathError};
+use crate::desired::{Desired, DesiredError, desired};
+use crate::docker::{Docker, DockerError, DockerSnapshot, Events};
+use crate::handover::{self, Iptables};
+use crate::inventory::Inventory;
+use crate::netlink::{self, HostSnapshot, NetlinkError};
+use crate::plan::{State, Step, plan};
+use crate::policy::Policy;
+
+mod uplinks;
+
+pub use uplinks::{MissingUplinks, check_uplinks};
+
+/// Everything may be missed once; at this interval everything is looked at again.
+const PERIOD: Duration = Duration::from_secs(10);
+/// Between two passes: changes that come in a stream (routes of a BGP host, fifty containers) share one.
+const REST: Duration = Duration::from_millis(20);
+/// Pauses before Docker's events are asked for again.
+const PAUSES: [Duration; 5] = [
+    Duration::from_millis(200),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(5),
+    Duration::from_secs(10),
+];
+
+/// What woke the reconciler, and so what a pass has to look at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Wake {
+    /// A device or address changed: devices are read, Docker and iptables are not asked.
+    Devices,
+    /// Docker said something: Docker is asked, and its rules may have moved.
+    Docker,
+    /// Nothing in particular, or a new policy: everything is read, the maps too.
+    Everything,
+}
+
+/// Why a pass could not be completed. What was in force stays in force.
+#[derive(Debug, thiserror::Error)]
+pub enum PassError {
+    /// The kernel's devices cannot be read.
+    #[error("cannot see the devices of this host")]
+    Netlink(#[from] NetlinkError),
+    /// Docker does not answer, and what it last said is not known either.
+    #[error("cannot ask Docker what runs on this host")]
+    Docker(#[from] DockerError),
+    /// The policy does not fit.
+    #[error("cannot put the policy into tables")]
+    Desired(#[from] DesiredError),
+    /// A map or hook cannot be read or written.
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    /// What was written is not what is read.
+    #[error(
+        "what is in the maps is not what was written ({what}); another program writes them, or the kernel is broken: \
+         see `fw table`, and `fw down` to start afresh"
+    )]
+    ReadBack {
+        /// Which of it.
+        what: String,
+    },
+}
+
+/// Keeps the datapath in step with policy, Docker and kernel.
+pub struct Reconciler {
+    policy_file: PathBuf,
+    policy: Policy,
+    /// A policy read again, until it is seen to fit.
+    candidate: Option<Policy>,
+    docker: Docker,
+    last_docker: Option<DockerSnapshot>,
+    datapath: Datapath,
+    /// What the maps hold according to the last pass; read again whenever there is doubt.
+    believed: Option<State>,
+    /// Devices of the hand-over that stands.
+    handed_over: Option<BTreeSet<String>>,
+    said: BTreeSet<String>,
+    status: Daemon,
+}
+
+/// What a pass did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Passed {
+    /// Steps carried out.
+    pub steps: usize,
+    /// Hooks attached now.
+    pub hooks: usize,
+    /// Managed networks.
+    pub networks: usize,
+    /// Ports with a rule or published.
+    pub ports: usize,
+}
+
+impl Reconciler {
+    /// A reconciler for this datapath; `made_directory` says whether `fw down` has to remove the directory.
+    pub fn new(
+        policy_file: PathBuf,
+        policy: Policy,
+        docker: Docker,
+        datapath: Datapath,
+        made_directory: bool,
+    ) -> Self {
+        let status = Daemon {
+            pid: std::process::id(),
+            made_directory: u8::from(made_directory),
+            ..bytemuck::Zeroable::zeroed()
+        };
+        Self {
+            policy_file,
+            policy,
+            candidate: None,
+            docker,
+            last_docker: None,
+            datapath,
+            believed: None,
+            handed_over: None,
+            said: BTreeSet::new(),
+            status,
+        }
+    }
+
+    /// The first pass. If it fails, what was in force before is put back; nothing is left of a first start.
+    pub async fn start(&mut self) -> Result<Passed, PassError> {
+        let devices = devices()?;
+        let previous = self.datapath.maps().daemon()?;
+        self.status.made_directory |= previous.made_directory;
+        self.report();
+        let before = self.datapath.read(&devices)?;
+        match self.pass(Wake::Everything).await {
+            Ok(passed) => Ok(passed),
+            Err(error) => {
+                self.put_back(&before, &devices);
+                self.status = previous;
+                self.report();
+                Err(error)
+            }
+        }
+    }
+
+    fn put_back(&mut self, before: &State, devices: &BTreeMap<u32, String>) {
+        let steps = match self.datapath.read(devices) {
+            Ok(now) => plan(&now, before),
+            Err(error) => return tracing::error!(%error, "cannot put back what was in force"),
+        };
+        for step in &steps {
+            if let Err(error) = self.datapath.apply(step, devices) {
+                tracing::error!(error = chain(&error), "cannot put back what was in force");
+            }
+        }
+    }
+
+    /// Runs until SIGTERM or SIGINT; everything stays in force behind it.
+    ///
+    /// `watch` and `events` have been listening since before the first pass.
+    pub async fn run(mut self, mut watch: netlink::Watch, events: Events) -> std::io::Result<()> {
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut tick = interval(PERIOD);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tick.reset();
+        let mut events = Some(events);
+        let mut failures = 0;
+        let mut again_at = Instant::now();
+        loop {
+            let wake = tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => {
+                    self.reload();
+                    Wake::Everything
+                }
+                _ = tick.tick() => Wake::Everything,
+                changed = watch.changed() => {
+                    if let Err(error) = changed {
+                        tracing::warn!(error = chain(&error), "changes of devices are not reported; looking every 10 s");
+                        match netlink::watch() {
+                            Ok(again) => watch = again,
+                            Err(_) => sleep(PAUSES[1]).await,
+                        }
+                    }
+                    Wake::Devices
+                }
+                () = sleep_until(again_at), if events.is_none() => {
+                    events = Some(self.docker.events());
+                    Wake::Docker
+                }
+                alive = next(&mut events) => {
+                    if alive {
+                        failures = 0;
+                    } else {
+                        events = None;
+                        again_at = Instant::now() + PAUSES[failures.min(PAUSES.len() - 1)];
+                        failures += 1;
+                    }
+                    Wake::Docker
+                }
+            };
+            match self.pass(wake).await {
+                Ok(passed) if passed.steps > 0 => {
+                    tracing::info!(steps = passed.steps, "tables follow the host");
+                }
+                Ok(_) => {}
+                Err(error) => self.failed(&error),
+            }
+            sleep(REST).await;
+        }
+        tracing::info!("ending; everything stays pinned and in force (`fw down` takes it away)");
+        Ok(())
+    }
+
+    /// A pass that could not be completed: what was in force stays, and everything is looked at again.
+    fn failed(&mut self, error: &PassError) {
+        tracing::error!(error = chain(error), "pass failed; what was in force stays in force");
+        self.status.degraded = 1;
+        self.believed = None;
+        self.report();
+    }
+
+    /// Reads the policy file again; a bad one changes nothing.
+    fn reload(&mut self) {
+        match self.read_policy() {
+            Ok(policy) => {
+                tracing::info!(file = %self.policy_file.display(), "policy read again");
+                self.candidate = Some(policy);
+            }
+            Err(error) => {
+                tracing::error!(
+                    error = chain(&*error),
+                    "bad policy file; the policy in force stays in force"
+                );
+            }
+        }
+    }
+
+    fn read_policy(&self) -> Result<Policy, Box<dyn std::error::Error>> {
+        let policy = Policy::read(&self.policy_file)?;
+        check_uplinks(&policy, Some(&self.policy), &netlink::snapshot()?.links)?;
+        Ok(policy)
+    }
+
+    /// One pass.
+    async fn pass(&mut self, wake: Wake) -> Result<Passed, PassError> {
+        // Docker first: a device that its answer names is then surely in the snapshot of devices.
+        if wake >= Wake::Docker {
+            self.ask_docker().await?;
+        }
+        let host = netlink::snapshot()?;
+        let devices: BTreeMap<u32, String> =
+            host.links.iter().map(|link| (link.index, link.name.clone())).collect();
+        let container_links = self.container_links().await?;
+        let current = self.in_force(wake, &devices)?;
+        let wanted = self.wanted(&host, &container_links, &current)?;
+        self.say(&wanted.warnings);
+        let steps = plan(&current, &wanted.state);
+        let degraded = self.carry_out(&steps, &devices)?;
+        if wake >= Wake::Docker || self.handed_over.as_ref() != Some(&wanted.output_devices) {
+            self.hand_over(wanted.output_devices).await;
+        }
+        self.status.degraded = u8::from(degraded || self.status.handover == 0 || self.status.docker == 0);
+        let passed = Passed {
+            steps: steps.len(),
+            hooks: wanted.state.hooks.len(),
+            networks: wanted.state.tables.networks.len(),
+            ports: wanted.state.tables.ports.len(),
+        };
+        self.believed = Some(wanted.state);
+        self.status.ready = 1;
+        self.status.passes += 1;
+        self.status.last_pass = monotonic_seconds();
+        self.report();
+        Ok(passed)
+    }
+
+    /// What should be in force. A policy that was read again takes the place of the one before only if it fits.
+    fn wanted(
+        &mut self,
+        host: &HostSnapshot,
+        links: &BTreeMap<u32, Vec<netlink::ContainerLink>>,
+        current: &State,
+    ) -> Result<Desired, PassError> {
+        let inventory = |docker: Option<&DockerSnapshot>, policy: &Policy| {
+            Inventory::new(docker, host, links, &policy.static_networks)
+        };
+        if let Some(candidate) = self.candidate.take() {
+            match desired(&candidate, &inventory(self.last_docker.as_ref(), &candidate), current) {
+                Ok(wanted) => {
+                    self.policy = candidate;
+                    self.said.clear();
+                    return Ok(wanted);
+                }
+                Err(error) => {
+                    tracing::error!(
+                        error = chain(&error),
+                        "bad policy file; the policy in force stays in force"
+                    );
+                }
+            }
+        }
+        Ok(desired(&self.policy, &inventory(self.last_docker.as_ref(), &self.policy), current)?)
+    }
+
+    /// What is in force: read from the maps if there is doubt, else as the last pass left them. Hooks are always looked
+    /// for, because devices take theirs with them.
+    fn in_force(&mut self, wake: Wake, devices: &BTreeMap<u32, String>) -> Result<State, PassError> {
+        match self.believed.take() {
+            Some(believed) if wake < Wake::Everything => {
+                Ok(State { hooks: self.datapath.hooks(devices)?, ..believed })
+            }
+            _ => Ok(self.datapath.read(devices)?),
+        }
+    }
+
+    async fn ask_docker(&mut self) -> Result<(), PassError> {
+        match self.docker.snapshot().await {
+            Ok(snapshot) => {
+                if self.status.docker == 0 && self.status.passes > 0 {
+                    tracing::info!("Docker answers again");
+                }
+                self.status.docker = 1;
+                self.last_docker = Some(snapshot);
+            }
+            // Absence is not emptiness: without anything to go by, what is in force is not touched.
+            Err(error) if self.last_docker.is_none() => return Err(error.into()),
+            Err(error) => {
+                if self.status.docker == 1 {
+                    tracing::warn!(
+                        error = chain(&error),
+                        "Docker does not answer; its last state stays in force"
+                    );
+                }
+                self.status.docker = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// The links inside each running container; one that cannot be read is not matched to its port, which is then
+    /// judged by addresses and vouched for by nobody.
+    async fn container_links(&self) -> Result<BTreeMap<u32, Vec<netlink::ContainerLink>>, PassError> {
+        let containers = self.last_docker.iter().flat_map(|docker| &docker.containers);
+        let pids = containers.map(|container| container.pid).filter(|pid| *pid != 0).collect();
+        let mut links = BTreeMap::new();
+        for (pid, found) in netlink::links_of_each(pids).await? {
+            match found {
+                Ok(found) => {
+                    links.insert(pid, found);
+                }
+                Err(NetlinkError::ProcessGone { .. }) => {}
+                Err(error) => {
+                    tracing::warn!(pid, error = chain(&error), "cannot see the links of a container");
+                }
+            }
+        }
+        Ok(links)
+    }
+
+    /// Carries the steps out: tables, read back, then hooks. Whether a hook could not be changed.
+    fn carry_out(&mut self, steps: &[Step], devices: &BTreeMap<u32, String>) -> Result<bool, PassError> {
+        let first_hook = steps.iter().position(|step| matches!(step, Step::Attach(_))).unwrap_or(steps.len());
+        let (tables, rest) = steps.split_at(first_hook);
+        let mut failed = false;
+        for step in tables {
+            failed |= self.carry_out_one(step, devices)?;
+        }
+        self.check_written(tables)?;
+        for step in rest {
+            failed |= self.carry_out_one(step, devices)?;
+        }
+        Ok(failed)
+    }
+
+    /// Carries one step out. Whether it was a hook that could not be changed: a device may vanish between the snapshot
+    /// and now, and the next pass knows. At the start nothing may fail.
+    fn carry_out_one(&mut self, step: &Step, devices: &BTreeMap<u32, String>) -> Result<bool, PassError> {
+        match self.datapath.apply(step, devices) {
+            Ok(()) => Ok(false),
+            Err(error) if self.status.passes > 0 && matches!(step, Step::Attach(_) | Step::Detach(_)) => {
+                tracing::warn!(error = chain(&error), "hook not changed; trying again with the next pass");
+                Ok(true)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What was written must be in the maps before a hook relies on it. An entry that is written twice on the way
+    /// (sources, settings) counts as it was written last.
+    fn check_written(&mut self, steps: &[Step]) -> Result<(), PassError> {
+        let last: BTreeMap<_, _> = steps.iter().map(|step| (step.place(), step)).collect();
+        for step in last.into_values() {
+            if !self.datapath.maps().holds(step)? {
+                return Err(PassError::ReadBack { what: format!("{step:?}") });
+            }
+        }
+        Ok(())
+    }
+
+    /// Has iptables let packets with our mark skip Docker's filter chains.
+    async fn hand_over(&mut self, output_devices: BTreeSet<String>) {
+        let bit = self.policy.marks.bit;
+        let devices = output_devices.clone();
+        let applied = tokio::task::spawn_blocking(move || {
+            let wanted = handover::Desired::new(handover::Marks::new(bit)?, devices, false)?;
+            Iptables::find()?.apply(&wanted)
+        });
+        let applied = applied.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        self.status.handover = u8::from(applied.is_ok());
+        self.handed_over = applied.is_ok().then_some(output_devices);
+        match applied {
+            Ok(outcome) => {
+                if outcome.changed {
+                    tracing::info!("iptables lets packets with our mark skip Docker's filter chains");
+                }
+                let unreadable =
+                    outcome.unreadable.iter().map(|place| format!("iptables cannot show all of {place:?}"));
+                self.say(&unreadable.collect::<Vec<_>>());
+            }
+            Err(error) => self.say(&[format!("Docker's rules do not know our mark: {}", chain(&error))]),
+        }
+    }
+
+    /// Says each thing once, until the policy is read again.
+    fn say(&mut self, warnings: &[String]) {
+        for warning in warnings {
+            if self.said.insert(warning.clone()) {
+                tracing::warn!("{warning}");
+            }
+        }
+    }
+
+    fn report(&mut self) {
+        let status = self.status;
+        if let Err(error) = self.datapath.maps().set_daemon(status) {
+            tracing::error!(error = chain(&error), "cannot tell `fw status` how it goes");
+        }
+    }
+}
+
+/// Waits for Docker's next event; false if the stream has ended.
+async fn next(events: &mut Option<Events>) -> bool {
+    match events {
+        Some(events) => events.next().await.is_ok(),
+        None => std::future::pending().await,
+    }
+}
+
+/// Names of the devices of this host by ifindex.
+pub fn devices() -> Result<BTreeMap<u32, String>, NetlinkError> {
+    Ok(netlink::snapshot()?.links.into_iter().map(|link| (link.index, link.name)).collect())
+}
+
+/// Seconds on the monotonic clock, as the programs count them.
+pub fn monotonic_seconds() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    now.map_or(0, |now| now.tv_sec().unsigned_abs())
+}
+
+/// An error with its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
