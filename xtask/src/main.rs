@@ -1,0 +1,63 @@
+//! `cargo xtask`: one subcommand per file of the library.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use xtask::{bench, demo, lab, setup, test, tidy};
+
+/// Set-up, checks and tests of fw.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building, testing and checking need and what is missing.
+    Setup(setup::Arguments),
+    /// Show fw at work on a host of its own, with a real dockerd, and take it away again.
+    Demo,
+    /// Build everything and run all tests; those that need root say so when they cannot run.
+    Test(test::Arguments),
+    /// Check the rules of the source tree that no linter can.
+    Tidy,
+    /// Measure; the figures are of this machine and this moment.
+    #[command(subcommand)]
+    Bench(bench::Bench),
+    /// Labs: hosts in network namespaces.
+    #[command(subcommand)]
+    Lab(Lab),
+}
+
+#[derive(Subcommand)]
+enum Lab {
+    /// Remove what is left of labs whose process is gone.
+    Clean,
+    /// Keep a lab until the end of standard input.
+    #[command(hide = true)]
+    Hold,
+}
+
+fn run(task: Task) -> anyhow::Result<()> {
+    match task {
+        Task::Setup(arguments) => setup::run(&arguments),
+        Task::Demo => demo::run(),
+        Task::Test(arguments) => test::run(&arguments),
+        Task::Tidy => tidy::run(),
+        Task::Bench(what) => bench::run(what),
+        Task::Lab(Lab::Clean) => lab::clean(),
+        Task::Lab(Lab::Hold) => lab::hold(),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! `cargo xtask setup`: what building, testing and checking need, installed where it is missing.
+//!
+//! Each step says what it installs, why, and how long that takes. Run again, it finds everything in place.
+//! A prebuilt `fw` needs none of this.
+
+mod packages;
+
+use std::{fmt, path::Path, process::Command, time::Instant};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+
+use crate::workspace;
+
+/// What `cargo xtask setup` is told.
+#[derive(Args)]
+pub struct Arguments {
+    /// Install nothing; print the commands, for a user without root or without Debian.
+    #[arg(long)]
+    print: bool,
+}
+
+/// What something is needed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Building `fw` with its kernel programs.
+    Build,
+    /// The demo and the tests on a real Docker host in network namespaces.
+    Lab,
+    /// Checks beyond the compiler's, as in `.ci/run`.
+    Checks,
+}
+
+/// A program that cargo installs into the workspace's own folder, in one fixed version.
+struct Tool {
+    name: &'static str,
+    version: &'static str,
+    options: &'static [&'static str],
+    why: &'static str,
+    time: &'static str,
+}
+
+/// Uses the LLVM 22 that rustc 1.95 brings along, so no LLVM of the system's is asked for. Later releases want 23.
+const BPF_LINKER: Tool = Tool {
+    name: "bpf-linker",
+    version: "0.10.3",
+    options: &["--no-default-features", "--features", "rust-llvm-22"],
+    why: "links the kernel programs",
+    time: "about one minute",
+};
+
+const CARGO_DENY: Tool = Tool {
+    name: "cargo-deny",
+    version: "0.20.2",
+    options: &[],
+    why: "checks licences and origins of dependencies in .ci/run",
+    time: "two to four minutes",
+};
+
+/// Carries out `cargo xtask setup`.
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    if arguments.print {
+        print!("{Equivalent}");
+        return Ok(());
+    }
+    ensure(&[Part::Build, Part::Lab, Part::Checks])?;
+    if path_lacks_tools() {
+        let bin = workspace::tools().join("bin");
+        println!(
+            "setup: `cargo xtask` finds its tools by itself; for a plain `cargo build` put them into your PATH:"
+        );
+        println!("       export PATH=\"{}:$PATH\"", bin.display());
+    }
+    Ok(())
+}
+
+/// Installs what `parts` need and what is missing, and says so.
+pub fn ensure(parts: &[Part]) -> anyhow::Result<()> {
+    if parts.contains(&Part::Build) {
+        rust_source()?;
+        BPF_LINKER.ensure()?;
+    }
+    if parts.contains(&Part::Checks) {
+        CARGO_DENY.ensure()?;
+    }
+    if parts.contains(&Part::Lab) {
+        packages::ensure()?;
+    }
+    Ok(())
+}
+
+/// Whether this process is root's, as whatever makes network namespaces or loads programs must be.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// `core` is compiled for the BPF target, for which no compiled one is distributed.
+fn rust_source() -> anyhow::Result<()> {
+    let sysroot = workspace::output(workspace::command("rustc").args(["--print", "sysroot"]))?;
+    if Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/Cargo.toml").is_file() {
+        println!("setup: rust-src is there");
+        return Ok(());
+    }
+    if workspace::find("rustup").is_none() {
+        bail!(
+            "the source of the Rust library is missing in {0}, and rustup, which would install it, is not there; \
+             install the source package that belongs to this very compiler below {0}/lib/rustlib/src",
+            sysroot.trim()
+        );
+    }
+    let mut add = workspace::command("rustup");
+    add.args(["component", "add", "rust-src"]);
+    install("rust-src", "`core` is compiled for the kernel programs", "a few seconds", &mut add)
+}
+
+impl Tool {
+    fn ensure(&self) -> anyhow::Result<()> {
+        if self.is_there() {
+            println!("setup: {self} is there");
+            return Ok(());
+        }
+        let mut cargo = workspace::cargo();
+        cargo.args(self.arguments()).arg("--root").arg(workspace::tools());
+        install(&self.to_string(), self.why, self.time, &mut cargo)
+    }
+
+    /// Whether the program found first answers with the fixed version.
+    fn is_there(&self) -> bool {
+        let answer = workspace::command(self.name).arg("--version").output();
+        answer.is_ok_and(|answer| String::from_utf8_lossy(&answer.stdout).trim() == self.to_string())
+    }
+
+    fn arguments(&self) -> impl Iterator<Item = &'static str> {
+        let fixed = ["install", self.name, "--version", self.version, "--locked"];
+        fixed.into_iter().chain(self.options.iter().copied())
+    }
+}
+
+impl fmt::Display for Tool {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}", self.name, self.version)
+    }
+}
+
+/// Runs `command`, which installs `what`.
+fn install(what: &str, why: &str, time: &str, command: &mut Command) -> anyhow::Result<()> {
+    println!("setup: installing {what} ({why}; takes {time}):");
+    println!("       {}", workspace::shown(command));
+    let started = Instant::now();
+    workspace::run(command)
+        .with_context(|| format!("cannot install {what}; `cargo xtask setup --print` shows how"))?;
+    println!("setup: installed {what} in {:.0} s", started.elapsed().as_secs_f32());
+    Ok(())
+}
+
+fn path_lacks_tools() -> bool {
+    let inherited = std::env::var_os("PATH").unwrap_or_default();
+    let own = workspace::tools().join("bin");
+    let found = std::env::split_paths(&inherited).any(|folder| folder.join(BPF_LINKER.name).is_file());
+    own.join(BPF_LINKER.name).is_file() && !found
+}
+
+/// All of set-up as commands to type.
+struct Equivalent;
+
+impl fmt::Display for Equivalent {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(formatter, "# To build. No root needed.")?;
+        writeln!(
+            formatter,
+            "rustup component add rust-src   # the source of `core`, compiled for the kernel programs"
+        )?;
+        for tool in [BPF_LINKER, CARGO_DENY] {
+            let words: Vec<&str> = tool.arguments().collect();
+            writeln!(formatter, "cargo {}   # {}; {}", words.join(" "), tool.why, tool.time)?;
+        }
+        writeln!(formatter)?;
+        write!(formatter, "{}", packages::Equivalent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_equivalent_names_every_step() {
+        let text = Equivalent.to_string();
+        for part in [
+            "rustup component add rust-src",
+            "cargo install bpf-linker --version 0.10.3 --locked --no-default-features --features rust-llvm-22",
+            "cargo install cargo-deny --version",
+            "apt-get install -y --no-install-recommends docker.io",
+        ] {
+            assert!(text.contains(part), "{part} is missing in:\n{text}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Runs the rows on one host, without fw and with it, and prints one table.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use xtask::lab::table::Table;
+use xtask::lab::{Drops, Lab, Outcome, Town};
+
+use crate::rows::{Counter, Expect, Row, When};
+
+/// Every row at both settings of bridge netfilter; panics if one misses.
+pub(crate) fn all(lab: &Lab, title: &str, policy: &str, rows: &[Row]) {
+    let start = Instant::now();
+    let town = Town::build(lab).expect("the town");
+    let mut missed = Vec::new();
+    for bridge_netfilter in [true, false] {
+        lab.set_bridge_netfilter(bridge_netfilter).expect("the sysctl");
+        let stock = pass(lab, &town, rows, false).expect("the rows without fw");
+        let with_fw = with_fw(lab, &town, policy, rows);
+        let heading = format!("{title}, bridge-nf-call-iptables = {}", u8::from(bridge_netfilter));
+        let (table, wrong) = report(rows, &stock, with_fw.as_ref().ok(), bridge_netfilter);
+        println!("\n{heading} (dockerd {})\n\n{table}", lab.docker_version());
+        missed.extend(wrong.into_iter().map(|miss| format!("{heading}: {miss}")));
+        if let Err(error) = with_fw {
+            missed.push(format!("{heading}: {error:#}"));
+        }
+    }
+    println!("{title}: {} rows twice in {:.0} s", rows.len(), start.elapsed().as_secs_f32());
+    assert!(missed.is_empty(), "{} misses:\n{}", missed.len(), missed.join("\n"));
+}
+
+/// What one row gave.
+#[derive(Debug)]
+struct Seen {
+    outcome: Outcome,
+    moved: Option<u64>,
+}
+
+fn with_fw(lab: &Lab, town: &Town, policy: &str, rows: &[Row]) -> Result<Vec<Seen>> {
+    let daemon = lab.fw_run(policy)?;
+    let seen = pass(lab, town, rows, true).with_context(|| format!("fw's log:\n{}", lab.fw_log()))?;
+    daemon.terminate()?;
+    lab.fw_down()?;
+    Ok(seen)
+}
+
+fn pass(lab: &Lab, town: &Town, rows: &[Row], counted: bool) -> Result<Vec<Seen>> {
+    let mut seen: BTreeMap<usize, Seen> = BTreeMap::new();
+    for batch in batches(rows) {
+        let accept = rows[batch[0]].when == When::ForwardAccept;
+        lab.set_forward_accept(accept)?;
+        let before = if counted { lab.fw_drops()? } else { Drops::new() };
+        let outcomes: Vec<Result<Outcome>> = thread::scope(|scope| {
+            let probes: Vec<_> = batch
+                .iter()
+                .map(|number| scope.spawn(|| attempt(&rows[*number], lab, town, counted)))
+                .collect();
+            probes.into_iter().map(|probe| probe.join().expect("a probe does not panic")).collect()
+        });
+        let after = if counted { lab.fw_drops()? } else { Drops::new() };
+        for (number, outcome) in batch.into_iter().zip(outcomes) {
+            let row = &rows[number];
+            let outcome = outcome.with_context(|| format!("row {} ({})", row.id, row.what))?;
+            let moved = row.counter.filter(|_| counted).map(|counter| moved(counter, &before, &after));
+            seen.insert(number, Seen { outcome, moved });
+        }
+    }
+    lab.set_forward_accept(false)?;
+    Ok(seen.into_values().collect())
+}
+
+/// Rows that run together: never two that move the same counter, and those that change the host alone.
+fn batches(rows: &[Row]) -> Vec<Vec<usize>> {
+    let mut together: BTreeMap<(When, usize), Vec<usize>> = BTreeMap::new();
+    let mut used: BTreeMap<(When, Option<Counter>), usize> = BTreeMap::new();
+    let mut alone = Vec::new();
+    for (number, row) in rows.iter().enumerate() {
+        if row.when == When::Alone {
+            alone.push(vec![number]);
+            continue;
+        }
+        let turn = used.entry((row.when, row.counter)).or_default();
+        together.entry((row.when, *turn)).or_default().push(number);
+        if row.counter.is_some() {
+            *turn += 1;
+        }
+    }
+    together.into_values().chain(alone).collect()
+}
+
+/// A row that ought to be open gets a second chance: the machine may be busy. A closed one is judged by its first.
+fn attempt(row: &Row, lab: &Lab, town: &Town, with_fw: bool) -> Result<Outcome> {
+    let expected = if with_fw { row.target } else { row.stock };
+    let mut outcome = (row.act)(lab, town)?;
+    for _ in 0..2 {
+        if expected.is_reach() && !expected.met_by(&outcome) {
+            outcome = (row.act)(lab, town)?;
+        }
+    }
+    Ok(outcome)
+}
+
+fn moved((hook, reason): Counter, before: &Drops, after: &Drops) -> u64 {
+    let key = (hook.to_owned(), reason.to_owned());
+    let count = |drops: &Drops| drops.get(&key).copied().unwrap_or(0);
+    count(after).saturating_sub(count(before))
+}
+
+fn report(
+    rows: &[Row],
+    stock: &[Seen],
+    with_fw: Option<&Vec<Seen>>,
+    bridge_netfilter: bool,
+) -> (Table, Vec<String>) {
+    let mut table = Table::new(&["row", "what", "stock", "with fw", "target", "counter moved", "ok"]);
+    let mut misses = Vec::new();
+    for (number, row) in rows.iter().enumerate() {
+        let (stock, fw) = (&stock[number], with_fw.map(|seen| &seen[number]));
+        let mut wrong = Vec::new();
+        let in_scope = bridge_netfilter || !row.needs_bridge_netfilter;
+        if in_scope {
+            wrong.extend(judge("stock", row.stock, stock));
+            wrong.extend(fw.and_then(|fw| judge("with fw", row.target, fw)));
+        }
+        let counter = match (row.counter, fw.and_then(|fw| fw.moved)) {
+            (Some((hook, reason)), Some(packets)) => format!("{hook} {reason} +{packets}"),
+            _ => String::new(),
+        };
+        let fw_cell = fw.map_or_else(|| "-".to_owned(), |fw| fw.outcome.to_string());
+        let ok = match (in_scope, wrong.is_empty(), fw) {
+            (false, ..) => "out of scope: Docker needs bridge netfilter for it",
+            (true, false, _) => "MISSED",
+            (true, true, None) => "stock only",
+            (true, true, Some(_)) => "ok",
+        };
+        table.row(&[&row.id, &row.what, &stock.outcome, &fw_cell, &row.target, &counter, &ok]);
+        misses.extend(wrong.into_iter().map(|miss| format!("{} ({}): {miss}", row.id, row.what)));
+    }
+    (table, misses)
+}
+
+fn judge(column: &str, expected: Expect, seen: &Seen) -> Option<String> {
+    if !expected.met_by(&seen.outcome) {
+        return Some(format!("{column}: expected {expected}, saw {:?}", seen.outcome));
+    }
+    (seen.moved == Some(0))
+        .then(|| format!("{column}: closed, but not by the reason that should have closed it"))
+}
