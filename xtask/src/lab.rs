@@ -207,6 +207,8 @@ impl Lab {
             ),
         };
         // rp_filter and forwarding are copied from the machine into a new namespace: set what Debian has.
+        // H and R do not look for duplicates of their addresses: for up to two seconds after its first container the
+        // gateway of a new IPv6 network would answer nobody, and a probe would see that instead of a verdict.
         self.host
             .script(&format!(
                 "
@@ -217,6 +219,8 @@ impl Lab {
                 echo {forward} >ipv4/ip_forward
                 for d in all default eth0; do echo 0 >ipv4/conf/$d/rp_filter; done
                 for d in all default eth0; do echo 0 >ipv6/conf/$d/accept_ra; done
+                for d in all default eth0; do echo 0 >ipv6/conf/$d/accept_dad; done
+                ip netns exec r sh -ec 'for d in all default eth0; do echo 0 >/proc/sys/net/ipv6/conf/$d/accept_dad; done'
                 echo 1 >ipv6/conf/all/forwarding
                 ip link set eth0 up
                 {bridge}

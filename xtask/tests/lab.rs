@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use xtask::lab::{self, HOST, HOST6, Lab, OUTSIDE, Options, Outcome, Uplink, wait};
+use xtask::lab::{self, HOST, HOST6, Lab, OUTSIDE, OUTSIDE6, Options, Outcome, Uplink, wait};
 
 #[test]
 fn published_port_is_reached_and_unpublished_is_not() {
@@ -25,6 +25,23 @@ fn published_port_is_reached_and_unpublished_is_not() {
         assert_eq!(outside.tcp(direct).expect("a probe"), Outcome::Silent, "{uplink:?}");
         assert!(a1.place.ping(OUTSIDE.into()).expect("a ping").reached(), "{uplink:?}");
     }
+}
+
+/// The gateway of a network answers as soon as its first container is there.
+#[test]
+fn a_new_ipv6_network_is_ready_for_probes() {
+    if !lab::available("a_new_ipv6_network_is_ready_for_probes") {
+        return;
+    }
+    let lab = Lab::start(Options::default()).expect("a lab");
+    lab.network("a", &["--ipv6", "--subnet=2001:db8:a::/64"]).expect("a network");
+    let a1 = lab.container("a1", &["--network", "a"]).expect("a container");
+    for place in [lab.host(), lab.outside()] {
+        let tentative = place.run(&["ip", "-6", "addr", "show", "tentative"]).expect("addresses");
+        assert!(tentative.is_empty(), "{}: {tentative}", place.name());
+    }
+    let _server = lab.outside().serve_udp("[::]:5000", "R").expect("a server");
+    assert!(a1.place.udp((OUTSIDE6, 5000).into()).expect("a probe").reached_at("R"));
 }
 
 #[test]
