@@ -134,7 +134,7 @@ fn to_container<T: Tables, B: Bytes + ?Sized>(bytes: &B, tables: &T, work: &mut 
         return Verdict::drop(Reason::UnknownFragment);
     }
     let reason = if packet.is_icmp_error() {
-        if related(bytes, tables, packet, inner).is_none() {
+        if related(bytes, tables, packet, inner, false).is_none() {
             return Verdict::drop(Reason::UnrelatedError);
         }
         Reason::RelatedError
@@ -155,7 +155,7 @@ fn to_us<T: Tables, B: Bytes + ?Sized>(bytes: &B, tables: &T, work: &mut Workspa
         return Verdict::pass(Reason::LaterFragment);
     }
     if packet.is_icmp_error() {
-        return match related(bytes, tables, packet, inner) {
+        return match related(bytes, tables, packet, inner, true) {
             Some(mark) => Verdict::accept(Reason::RelatedError).marked(mark),
             None => Verdict::drop(Reason::UnrelatedError),
         };
@@ -239,7 +239,8 @@ fn may_reply(packet: &Packet) -> bool {
     }
 }
 
-/// The mark for an ICMP error that concerns a flow of ours or an allowed service; `None` if it concerns neither.
+/// The mark for an ICMP error that concerns a flow of ours or, where `services` can be asked for, an allowed one;
+/// `None` if it concerns neither. At a container's own address there is no service: rules name ports of the host.
 ///
 /// The quoted packet is one that we sent: its source must be the address to which the error comes, or a forged quote
 /// could steer an error to another machine.
@@ -249,6 +250,7 @@ fn related<T: Tables, B: Bytes + ?Sized>(
     tables: &T,
     packet: &Packet,
     inner: &mut Packet,
+    services: bool,
 ) -> Option<Mark> {
     *inner = Packet::zeroed();
     if !inner_of_error(bytes, packet, inner) || inner.source != packet.destination {
@@ -263,7 +265,7 @@ fn related<T: Tables, B: Bytes + ?Sized>(
     {
         return Some(mark_of(&flow));
     }
-    if inner.is_icmp() {
+    if inner.is_icmp() || !services {
         return None;
     }
     let service = find(tables, &inner.source, inner.protocol, inner.source_port, &inner.destination);

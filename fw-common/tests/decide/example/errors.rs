@@ -174,6 +174,9 @@ fn containers(f: &Family) -> Vec<Case> {
             .flow(key, state::OPENING, owner::CONTAINER, 1)
             .gives(RELATED.marked(Mark::In)),
         about(f, "to a container about nothing", f.a1, &sent).gives(UNRELATED),
+        // A rule opens a port of the host; it says nothing of the containers' own addresses.
+        about(f, "to a container about a ruled port", f.a1, &ip(f.a1, f.remote).tcp(443, 40_000, tcp::ACK))
+            .gives(UNRELATED),
         outside(
             "to a container about its neighbour's flow",
             ip(f.elsewhere, f.a2).unreachable(&sent.packet()),
