@@ -77,6 +77,17 @@ impl Address {
         high == 0 && (low == 1 || low >> 24 == 0x00ff_ff7f)
     }
 
+    /// The address by which a peer is counted: of IPv6 the first 64 bits, for one host may have all the others.
+    #[inline(always)]
+    #[must_use]
+    pub fn counted(&self) -> Self {
+        if self.is_v4() {
+            return *self;
+        }
+        let [a, b, c, d, e, f, g, h, ..] = self.bytes;
+        Self { bytes: [a, b, c, d, e, f, g, h, 0, 0, 0, 0, 0, 0, 0, 0] }
+    }
+
     /// `fe80::/10`, valid on one link only.
     #[inline(always)]
     pub fn is_link_local_v6(&self) -> bool {
@@ -102,11 +113,53 @@ impl Address {
         packet_is_v4 && self.bytes[12] == 0
     }
 
+    /// Whether this is an address of the public internet: unicast, and not in a prefix that the IANA special-purpose
+    /// registries (RFC 6890) keep for one site, one link, one host, or tests of equipment. Of IPv6 only `2000::/3` is
+    /// public so far. Addresses that carry an IPv4 address (NAT64, 6to4, Teredo) are as public as that.
+    ///
+    /// The prefixes for documentation (RFC 5737, RFC 3849) count as public: nobody has a private network in them.
+    #[inline(always)]
+    pub const fn is_public(&self) -> bool {
+        match self.bytes {
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+            | [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d]
+            | [0x20, 0x02, a, b, c, d, ..] => is_public_v4([a, b, c, d]),
+            // Teredo (RFC 4380 section 4): the server's address, and the client's with every bit turned.
+            [0x20, 0x01, 0, 0, a, b, c, d, _, _, _, _, e, f, g, h] => {
+                is_public_v4([a, b, c, d]) && is_public_v4([!e, !f, !g, !h])
+            }
+            // Benchmarking (RFC 5180).
+            [0x20, 0x01, 0, 2, 0, 0, ..] => false,
+            [first, ..] => first >> 5 == 1,
+        }
+    }
+
+    /// Whether the last 64 bits are made from a MAC address (RFC 4291 appendix A), and not from this one.
+    #[inline(always)]
+    pub fn is_made_from_other(&self, mac: &Mac) -> bool {
+        let [.., a, b, c, high, low, d, e, f] = self.bytes;
+        high == 0xff && low == 0xfe && [a ^ 2, b, c, d, e, f] != mac.bytes
+    }
+
     #[inline(always)]
     fn words(&self) -> [u64; 2] {
         let [high, low]: [[u8; 8]; 2] = bytemuck::cast(self.bytes);
         [u64::from_be_bytes(high), u64::from_be_bytes(low)]
     }
+}
+
+#[inline(always)]
+const fn is_public_v4(octets: [u8; 4]) -> bool {
+    !matches!(
+        octets,
+        [0 | 10 | 127 | 224..=255, ..]
+            | [100, 64..=127, ..]
+            | [169, 254, ..]
+            | [172, 16..=31, ..]
+            | [192, 0, 0, _]
+            | [192, 168, ..]
+            | [198, 18..=19, ..]
+    )
 }
 
 impl From<IpAddr> for Address {
@@ -217,6 +270,76 @@ mod tests {
         assert!(address("127.0.0.2").is_martian_destination(true));
         assert!(!address("255.255.255.255").is_martian_destination(true));
         assert!(!address("ff02::1").is_martian_destination(false));
+    }
+
+    #[test]
+    fn public_is_what_belongs_to_no_site_link_or_host() {
+        for text in [
+            "0.1.2.3",
+            "10.0.0.1",
+            "10.255.255.255",
+            "100.64.0.1",
+            "100.127.255.255",
+            "127.0.0.1",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.1",
+            "192.168.0.1",
+            "192.168.255.255",
+            "198.18.0.1",
+            "198.19.255.255",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::10.0.0.1",
+            "::8.8.8.8",
+            "100::1",
+            "64:ff9b::10.0.0.1",
+            "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::1",
+            "2001:2::1",
+            "2002:a00:1::1",
+            "2002:c0a8:101::1",
+            "2001:0:a00:1::f7f7:f7f7",
+            "2001:0:808:808::f5ff:fffe",
+            "fc00::1",
+            "fd00::1",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
+            "5f00::1",
+        ] {
+            assert!(!address(text).is_public(), "{text}");
+        }
+        for text in [
+            "1.1.1.1",
+            "9.255.255.255",
+            "11.0.0.0",
+            "100.63.255.255",
+            "100.128.0.0",
+            "169.253.255.255",
+            "169.255.0.0",
+            "172.15.255.255",
+            "172.32.0.0",
+            "192.0.1.1",
+            "192.167.255.255",
+            "192.169.0.0",
+            "198.17.255.255",
+            "198.20.0.0",
+            "203.0.113.9",
+            "223.255.255.255",
+            "64:ff9b::8.8.8.8",
+            "2001:db8::1",
+            "2001:4860:4860::8888",
+            "2002:808:808::1",
+            "2001:0:808:808::f7f7:f7f7",
+            "2606:4700::1111",
+        ] {
+            assert!(address(text).is_public(), "{text}");
+        }
     }
 
     #[test]

@@ -1,12 +1,19 @@
 //! The decision: from a packet and the tables to a verdict. The kernel and the host call the same code.
 
 use crate::tables::{Tables, role};
-use crate::verdict::{Hook, Mark, Reason, Verdict};
+use crate::verdict::{Hook, Mark, Verdict};
 use bytemuck::Zeroable;
 
 use crate::wire::{Arrival, Audience, Bytes, Packet};
 
+mod apart;
+mod budget;
 mod container;
+mod early;
+mod fragments;
+mod inbound;
+mod limit;
+mod outbound;
 mod outside;
 mod service;
 
@@ -21,11 +28,13 @@ pub struct Workspace {
     pub packet: Packet,
     /// The packet that an ICMP error quotes.
     pub inner: Packet,
+    /// The number by which the sender's flows are counted, for `uplink_egress` to find beside the packet; `port_ingress`
+    /// says it.
+    pub owner: u16,
 }
 
 /// Decides a packet at a hook.
 ///
-/// XDP, `port_egress` and `bridge_egress` are not attached by this version and pass.
 #[inline(always)]
 pub fn decide<T: Tables, B: Bytes + ?Sized>(
     hook: Hook,
@@ -35,12 +44,15 @@ pub fn decide<T: Tables, B: Bytes + ?Sized>(
     work: &mut Workspace,
 ) -> Verdict {
     work.packet = Packet::zeroed();
+    work.owner = 0;
     match hook {
+        Hook::UplinkXdp => early::coming_in(arrival, bytes, tables, work),
         Hook::UplinkIngress => outside::coming_in(arrival, bytes, tables, work),
         Hook::UplinkEgress => outside::going_out(arrival, bytes, tables, work),
         Hook::PortIngress => container::at_port(arrival, bytes, tables, work),
         Hook::BridgeIngress => container::at_bridge(arrival, bytes, tables, work),
-        Hook::UplinkXdp | Hook::PortEgress | Hook::BridgeEgress => Verdict::pass(Reason::NotOurs),
+        Hook::PortEgress => apart::at_port_egress(arrival, bytes, tables),
+        Hook::BridgeEgress => inbound::going_down(arrival, bytes, tables, work),
     }
 }
 
@@ -54,6 +66,13 @@ pub const fn mark_mask(mark_bit: u8) -> u32 {
 #[inline(always)]
 pub const fn marked(mark: u32, field: Mark, mark_bit: u8) -> u32 {
     mark & !mark_mask(mark_bit) | (field as u32) << (mark_bit & 31)
+}
+
+/// Whether a packet with this mark is vouched for in this way.
+#[inline(always)]
+fn carries<T: Tables>(field: Mark, mark: u32, tables: &T) -> bool {
+    let bit = tables.settings().mark_bit;
+    mark & mark_mask(bit) == marked(0, field, bit)
 }
 
 /// Whether a hook on a device of this role may decide; tables and attachments change at different moments.

@@ -66,6 +66,14 @@ pub mod owner {
     pub const OTHER: u8 = 2;
 }
 
+/// Numbers in [`Flow::container`] that are no container's.
+pub mod counted {
+    /// All containers together that no port's hook has named.
+    pub const UNKNOWN: u16 = 65_534;
+    /// Answers of the host's own services that are under a limit, all together.
+    pub const ANSWERS: u16 = 65_535;
+}
+
 /// How far a flow has come: [`Flow::state`].
 pub mod state {
     /// Nothing came back yet.
@@ -90,8 +98,9 @@ pub struct Flow {
     pub state: u8,
     /// One of [`owner`].
     pub owner: u8,
-    /// Zero.
-    pub reserved: [u8; 2],
+    /// By whose budget it is counted: the container's [`Interface::owner`](crate::tables::Interface::owner), or one of
+    /// [`counted`]; 0 if by nobody's.
+    pub container: u16,
 }
 
 impl Flow {
@@ -108,7 +117,7 @@ impl Flow {
             Some(flow) if !flow.is_expired(packet.protocol, now) => Some(*flow),
             _ => None,
         };
-        let fresh = Self { last_seen: now, started: now, state: state::OPENING, owner, reserved: [0; 2] };
+        let fresh = Self { last_seen: now, started: now, state: state::OPENING, owner, container: 0 };
         if packet.protocol == proto::TCP {
             return Self::sent_tcp(known, fresh, packet.tcp_flags, now);
         }
@@ -167,6 +176,57 @@ impl Flow {
         Self { last_seen, state, ..*self }
     }
 
+    /// Whether conntrack has forgotten this flow, which came in, by `now`; at least as late as it does.
+    #[inline(always)]
+    pub fn is_forgotten(&self, proto: u8, now: u32) -> bool {
+        since(self.last_seen, now) >= inbound_timeout(proto, self.state)
+    }
+
+    /// What the flow becomes when `packet` of whoever began it comes in; `None` if it makes none and changes none.
+    ///
+    /// He can forge every bit: no FIN, RST or SYN of his shortens a flow that is established.
+    #[inline(always)]
+    pub fn came_in(known: Option<&Self>, packet: &Packet, owner: u8, now: u32) -> Option<Self> {
+        let known = match known {
+            Some(flow) if !flow.is_forgotten(packet.protocol, now) => Some(*flow),
+            _ => None,
+        };
+        let fresh = Self { last_seen: now, started: now, state: state::OPENING, owner, container: 0 };
+        if packet.protocol != proto::TCP {
+            return Some(known.map_or(fresh, |flow| Self { last_seen: now, ..flow }));
+        }
+        let flags = packet.tcp_flags;
+        // A SYN with ACK answers what the container opened: it asks for nothing.
+        if flags & tcp::RST != 0 || flags & (tcp::SYN | tcp::ACK) == tcp::SYN | tcp::ACK {
+            return None;
+        }
+        match known {
+            Some(flow) if flow.state == state::ESTABLISHED => Some(Self { last_seen: now, ..flow }),
+            _ if flags & tcp::SYN != 0 => Some(fresh),
+            Some(flow) if flow.state == state::OPENING && flags & tcp::FIN == 0 => {
+                Some(Self { last_seen: now, state: state::ESTABLISHED, ..flow })
+            }
+            Some(flow) => Some(Self { last_seen: now, ..flow }),
+            // Mid-stream: the connection is older than the restriction, or the table was full.
+            None if flags & tcp::FIN == 0 => Some(Self { state: state::ESTABLISHED, ..fresh }),
+            None => None,
+        }
+    }
+
+    /// What a flow that came in becomes when the container sends its answer `packet`; `None` if that ends it.
+    #[inline(always)]
+    pub fn answered(&self, packet: &Packet, now: u32) -> Option<Self> {
+        let flow = Self { last_seen: now, ..*self };
+        if packet.protocol != proto::TCP {
+            return Some(Self { state: state::ESTABLISHED, ..flow });
+        }
+        if packet.tcp_flags & tcp::RST != 0 {
+            return None;
+        }
+        let closing = packet.tcp_flags & tcp::FIN != 0;
+        Some(Self { state: if closing { state::FIN_SENT } else { flow.state }, ..flow })
+    }
+
     /// conntrack calls a UDP flow a stream two seconds after it began; a second more because ours are whole ones.
     #[inline(always)]
     fn is_steady(&self, now: u32) -> bool {
@@ -195,6 +255,21 @@ pub const fn timeout(proto: u8, flow_state: u8) -> u32 {
         (proto::UDP | proto::UDP_LITE | proto::GRE | proto::ICMP | proto::ICMPV6, _) => 25, // 30
         (proto::SCTP, _) => 8, // SHUTDOWN and COOKIE states 3 to 30, open 210000
         _ => 550,              // generic 600
+    }
+}
+
+/// Seconds after which a silent flow that came in is forgotten: an answer of which conntrack still knows must pass, so
+/// each figure is that of conntrack or a little more (the longest of its states that are one of ours).
+#[inline(always)]
+pub const fn inbound_timeout(proto: u8, flow_state: u8) -> u32 {
+    match (proto, flow_state) {
+        (proto::TCP, state::ESTABLISHED) => 432_010, // ESTABLISHED 432000
+        (proto::TCP, _) => 130,                      // SYN_RECV 60, FIN_WAIT and TIME_WAIT 120
+        (proto::UDP | proto::UDP_LITE, state::ESTABLISHED) => 125, // stream 120
+        (proto::GRE, state::ESTABLISHED) => 190,     // stream 180
+        (proto::SCTP, state::ESTABLISHED) => 210_010, // ESTABLISHED 210000
+        (proto::UDP | proto::UDP_LITE | proto::GRE | proto::SCTP | proto::ICMP | proto::ICMPV6, _) => 40, // 30
+        _ => 610, // generic 600
     }
 }
 
@@ -283,5 +358,55 @@ mod tests {
         ] {
             assert!(timeout(protocol, flow_state) < conntrack, "{protocol} {flow_state}");
         }
+    }
+
+    fn arrived(known: Option<&Flow>, protocol: u8, flags: u8, now: u32) -> Option<Flow> {
+        Flow::came_in(known, &packet(protocol, flags), owner::OTHER, now)
+    }
+
+    #[test]
+    fn what_comes_in_makes_a_flow_unless_it_is_an_end_or_an_answer() {
+        for flags in [tcp::RST, tcp::RST | tcp::ACK, tcp::FIN | tcp::ACK, tcp::SYN | tcp::ACK] {
+            assert!(arrived(None, proto::TCP, flags, 1000).is_none(), "{flags:#x}");
+        }
+        assert_eq!(arrived(None, proto::TCP, tcp::SYN, 1000).unwrap().state, state::OPENING);
+        assert_eq!(arrived(None, proto::TCP, tcp::ACK, 1000).unwrap().state, state::ESTABLISHED);
+        assert_eq!(arrived(None, proto::UDP, 0, 1000).unwrap().state, state::OPENING);
+    }
+
+    #[test]
+    fn who_began_a_flow_cannot_cut_it_and_who_answers_can() {
+        let open = arrived(None, proto::TCP, tcp::SYN, 1000).unwrap();
+        let open = open.answered(&packet(proto::TCP, tcp::SYN | tcp::ACK), 1000).unwrap();
+        let open = arrived(Some(&open), proto::TCP, tcp::ACK, 1000).unwrap();
+        assert_eq!(open.state, state::ESTABLISHED);
+        for flags in [tcp::SYN, tcp::FIN | tcp::ACK, tcp::ACK] {
+            assert_eq!(arrived(Some(&open), proto::TCP, flags, 1000), Some(open), "{flags:#x}");
+        }
+        assert_eq!(arrived(Some(&open), proto::TCP, tcp::RST, 1000), None);
+        assert_eq!(open.answered(&packet(proto::TCP, tcp::RST), 1001), None);
+        let closed = open.answered(&packet(proto::TCP, tcp::FIN | tcp::ACK), 1001).unwrap();
+        let last = arrived(Some(&closed), proto::TCP, tcp::FIN | tcp::ACK, 1002).unwrap();
+        assert_eq!((last.state, last.last_seen), (state::FIN_SENT, 1002));
+        assert_eq!(arrived(Some(&last), proto::TCP, tcp::SYN, 1003).unwrap().state, state::OPENING);
+    }
+
+    #[test]
+    fn what_came_in_is_forgotten_no_sooner_than_by_conntrack() {
+        for (protocol, flow_state, conntrack) in [
+            (proto::TCP, state::OPENING, 60),
+            (proto::TCP, state::ESTABLISHED, 432_000),
+            (proto::TCP, state::FIN_SENT, 120),
+            (proto::UDP, state::OPENING, 30),
+            (proto::UDP, state::ESTABLISHED, 120),
+            (proto::ICMP, state::OPENING, 30),
+            (proto::GRE, state::ESTABLISHED, 180),
+            (proto::SCTP, state::ESTABLISHED, 210_000),
+            (99, state::OPENING, 600),
+        ] {
+            assert!(inbound_timeout(protocol, flow_state) > conntrack, "{protocol} {flow_state}");
+        }
+        let asked = arrived(None, proto::UDP, 0, 1000).unwrap();
+        assert!(!asked.is_forgotten(proto::UDP, 1039) && asked.is_forgotten(proto::UDP, 1040));
     }
 }

@@ -3,8 +3,9 @@
 use crate::address::{Address, Mac};
 use crate::flow::{Flow, FlowKey};
 use crate::tables::{
-    Count, Daemon, DenyRule, Endpoint, Interface, LocalAddress, LocalKey, Name, NameKey, Network, Port,
-    PortKey, Settings, Subnet, Zones,
+    Bucket, BucketKey, BudgetPlace, Count, Daemon, Datagram, DatagramKey, DenyRule, Endpoint, Interface,
+    Limit, LinkKey, LocalAddress, LocalKey, Name, NameKey, Network, OutKey, OutRule, Port, PortKey, Present,
+    ReachKey, Settings, Subnet, Zones,
 };
 
 const fn plain<T: bytemuck::Pod>() {}
@@ -39,4 +40,15 @@ plain_data!(
     Daemon,
     NameKey,
     Name,
+    ReachKey,
+    Present,
+    LinkKey,
+    OutKey,
+    OutRule,
+    Limit,
+    BucketKey,
+    Bucket,
+    DatagramKey,
+    Datagram,
+    BudgetPlace,
 );

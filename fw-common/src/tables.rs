@@ -39,10 +39,40 @@ pub trait Tables {
     fn refresh(&self, key: &FlowKey, flow: &Flow);
     /// Forgets a flow.
     fn forget(&self, key: &FlowKey);
+    /// The flow that has this place in its owner's budget.
+    fn budgeted(&self, place: &BudgetPlace) -> Option<FlowKey>;
+    /// Gives a place in its owner's budget to a flow.
+    fn set_budgeted(&self, place: &BudgetPlace, flow: &FlowKey);
+    /// Any number.
+    fn random(&self) -> u32;
+    /// The flow that came in with this tuple, whatever its age.
+    fn inbound_flow(&self, key: &FlowKey) -> Option<Flow>;
+    /// Records a flow that came in, or replaces it.
+    fn record_inbound(&self, key: &FlowKey, flow: &Flow);
+    /// Forgets a flow that came in.
+    fn forget_inbound(&self, key: &FlowKey);
+    /// Whether containers of one network may open connections to those of another.
+    fn reaches(&self, key: &ReachKey) -> bool;
+    /// Whether a container may open connections to this port of another one although `icc` is off.
+    fn linked(&self, key: &LinkKey) -> bool;
+    /// The rule for connections of the host itself to this port.
+    fn outbound(&self, key: &OutKey) -> Option<OutRule>;
+    /// The limit with this number.
+    fn limit(&self, id: u32) -> Option<Limit>;
+    /// The token bucket of a peer.
+    fn bucket(&self, key: &BucketKey) -> Option<Bucket>;
+    /// Fills or empties a token bucket.
+    fn set_bucket(&self, key: &BucketKey, bucket: &Bucket);
+    /// What was decided of the first fragment of this datagram.
+    fn datagram(&self, key: &DatagramKey) -> Option<Datagram>;
+    /// Remembers what was decided of the first fragment of a datagram.
+    fn remember(&self, key: &DatagramKey, datagram: &Datagram);
     /// Where the kernel would send a packet that arrives on `ifindex`; asked only when no table knows the address.
     fn route(&self, source: &Address, destination: &Address, ifindex: u32) -> Route;
     /// Seconds on the monotonic clock.
     fn now(&self) -> u32;
+    /// Milliseconds on the same clock; wraps after 49 days.
+    fn now_ms(&self) -> u32;
 }
 
 /// What the routing table says of a destination.
@@ -68,6 +98,58 @@ pub struct Settings {
     pub deny: u8,
     /// 1 if `sources` may hold anything; saves the prefix lookup otherwise.
     pub source_prefixes: u8,
+    /// 1 if the host itself may open only the connections that `outbound` holds.
+    pub outbound: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+    /// How many entries of `flows` one container may have.
+    pub flow_budget: u32,
+}
+
+/// Where containers may open connections to outside this host: [`Terms::egress`], a sum of these; 0: nowhere.
+pub mod egress {
+    /// Everywhere.
+    pub const ANY: u8 = 1;
+    /// To public addresses.
+    pub const INTERNET: u8 = 2;
+    /// To members of [`Terms::zones`](super::Terms::zones).
+    pub const ZONES: u8 = 4;
+}
+
+/// What a container may open connections to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Terms {
+    /// Zones whose members it may reach; meaningful where `egress` holds 4.
+    pub zones: u64,
+    /// A sum of [`egress`].
+    pub egress: u8,
+    /// 1 if this host is open to it.
+    pub host: u8,
+    /// Zero.
+    pub reserved: [u8; 6],
+}
+
+impl Terms {
+    /// Nothing is closed.
+    pub const OPEN: Self = Self { zones: 0, egress: egress::ANY, host: 1, reserved: [0; 6] };
+
+    /// Whether anything is closed, so that answers to what came in have to be known.
+    #[inline(always)]
+    pub const fn is_restricted(&self) -> bool {
+        self.egress & egress::ANY == 0 || self.host == 0
+    }
+
+    /// The terms that allow what either allows.
+    #[must_use]
+    pub const fn or(&self, other: &Self) -> Self {
+        Self {
+            zones: self.zones | other.zones,
+            egress: self.egress | other.egress,
+            host: self.host | other.host,
+            reserved: [0; 6],
+        }
+    }
 }
 
 /// Role of a device: [`Interface::role`].
@@ -92,6 +174,8 @@ pub mod link_layer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Interface {
+    /// Of a port: what the container behind it may open connections to, or else what its network may.
+    pub terms: Terms,
     /// One of [`role`].
     pub role: u8,
     /// One of [`link_layer`].
@@ -104,10 +188,12 @@ pub struct Interface {
     pub network: u32,
     /// The device that carries the addresses: the bridge of a port, for all others the device itself.
     pub l3_device: u32,
-    /// MAC of the container behind a port; zero if unknown and on other devices.
+    /// MAC of the container behind a port, of a bridge or uplink its own; zero if unknown.
     pub mac: Mac,
+    /// Number by which the flows of the container behind a port are counted; 0 if it has none.
+    pub owner: u16,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: [u8; 4],
 }
 
 /// Map `subnets`, key prefix: the network to which addresses belong.
@@ -122,14 +208,170 @@ pub struct Subnet {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Network {
-    /// 1 if containers may talk to each other; 0: Docker's own rules decide.
+    /// What its containers may open connections to, unless their port says otherwise.
+    pub terms: Terms,
+    /// 1 if containers may talk to each other.
     pub icc: u8,
     /// 1 if containers reach nothing but each other and their gateway.
     pub internal: u8,
     /// 1 if containers may use addresses that are not theirs.
     pub spoofing: u8,
     /// Zero.
-    pub reserved: u8,
+    pub reserved: [u8; 5],
+}
+
+/// Key of map `reach`: presence means that containers of `from` may open connections to those of `to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct ReachKey {
+    /// Network id of the one that opens.
+    pub from: u32,
+    /// Network id of the one that is reached.
+    pub to: u32,
+}
+
+/// Maps `reach` and `links`: presence is what counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Present {
+    /// 1.
+    pub present: u8,
+}
+
+/// Key of map `links`: presence means that `client` may open connections to this port of `server`, its neighbour on a
+/// network without `icc` (Docker's legacy `--link`). With port and protocol 0 it says only that there is a link, so that
+/// the two may ask for each other's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct LinkKey {
+    /// Address of the container that was started with `--link`.
+    pub client: Address,
+    /// Address of the container that it names.
+    pub server: Address,
+    /// Port in host order.
+    pub port: u16,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Zero.
+    pub reserved: [u8; 5],
+}
+
+impl LinkKey {
+    /// The key of the link itself.
+    #[inline(always)]
+    pub const fn pair(client: Address, server: Address) -> Self {
+        Self { client, server, port: 0, proto: 0, reserved: [0; 5] }
+    }
+}
+
+/// Key of map `outbound`: connections of the host itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct OutKey {
+    /// Destination port in host order, 0 for any; 0 for protocols without ports and for ICMP echo.
+    pub port: u16,
+    /// Source port in host order, 0 for any.
+    pub source_port: u16,
+    /// IP protocol number; ICMP echo of both families stands under 1.
+    pub proto: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+impl OutKey {
+    /// The key of connections of this protocol to this port, from this source port.
+    #[inline(always)]
+    pub const fn new(proto: u8, port: u16, source_port: u16) -> Self {
+        Self { port, source_port, proto, reserved: [0; 3] }
+    }
+}
+
+/// Map `outbound`: where the host may open such connections to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct OutRule {
+    /// Zones whose members may be reached; meaningful with `destinations` = 2.
+    pub zones: u64,
+    /// The rule.
+    pub rule: u32,
+    /// One of [`sources`]: anybody or members of zones.
+    pub destinations: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+/// Map `limits`, key limit id: how many new flows a peer may open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Limit {
+    /// New flows a second, averaged.
+    pub rate: u32,
+    /// New flows at once.
+    pub burst: u32,
+    /// The rule.
+    pub rule: u32,
+}
+
+/// Key of map `buckets`: a peer under a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct BucketKey {
+    /// The peer; of IPv6 the first 64 bits, for a host may have all the others.
+    pub peer: Address,
+    /// The limit.
+    pub limit: u32,
+    /// Zero.
+    pub reserved: [u8; 4],
+}
+
+/// Map `buckets`: tokens that a peer has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Bucket {
+    /// Thousandths of a token.
+    pub tokens: u32,
+    /// Millisecond of the monotonic clock at which it was filled last.
+    pub filled: u32,
+}
+
+/// Key of map `datagrams`: what the fragments of one datagram have in common (RFC 791, RFC 8200 section 4.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct DatagramKey {
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Identification in host order.
+    pub id: u32,
+    /// Upper-layer protocol of IPv4; of IPv6 0, for only the first fragment tells.
+    pub proto: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+/// Map `datagrams`: what was decided of the first fragment; those that were dropped are not remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Datagram {
+    /// Second of the monotonic clock in which the first fragment was seen.
+    pub seen: u32,
+    /// The field of the mark that it got.
+    pub mark: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+/// Key of map `budgets`: a place that an owner has in `flows`; the value is the flow that has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct BudgetPlace {
+    /// The place, below [`Settings::flow_budget`].
+    pub place: u32,
+    /// The owner: [`Flow::container`].
+    pub owner: u16,
+    /// Zero.
+    pub reserved: [u8; 2],
 }
 
 /// Key of map `local_addresses`.
@@ -211,8 +453,8 @@ pub struct Port {
     pub published: u8,
     /// 1 if being published is enough (`published = "open"`).
     pub open: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// The limit for new flows to this port, 0 if none.
+    pub limit: u8,
 }
 
 /// Maps `denied_hosts` and `denied`: presence is the verdict.
@@ -357,6 +599,22 @@ pub mod capacity {
     pub const ENDPOINTS: usize = 65_536;
     /// `flows`.
     pub const FLOWS: usize = 262_144;
+    /// `budgets`: as many as flows.
+    pub const BUDGETS: usize = FLOWS;
+    /// `inbound_flows`.
+    pub const INBOUND_FLOWS: usize = 65_536;
+    /// `reach`.
+    pub const REACH: usize = 65_536;
+    /// `links`.
+    pub const LINKS: usize = 65_536;
+    /// `outbound`.
+    pub const OUTBOUND: usize = 65_536;
+    /// `limits`: one for each number that a port can name, and 0.
+    pub const LIMITS: u32 = 256;
+    /// `buckets`.
+    pub const BUCKETS: usize = 65_536;
+    /// `datagrams`.
+    pub const DATAGRAMS: usize = 16_384;
     /// `rules`.
     pub const RULES: u32 = 4_096;
     /// `names`.

@@ -4,7 +4,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Hook {
-    /// XDP on an uplink (not attached by this version; the number is taken).
+    /// XDP on an uplink: drops early what `uplink_ingress` would surely drop, and nothing else.
     UplinkXdp = 0,
     /// TC ingress of an uplink, before Docker's DNAT.
     UplinkIngress = 1,
@@ -12,18 +12,25 @@ pub enum Hook {
     UplinkEgress = 2,
     /// TC ingress of a port of a managed bridge: all that a container sends.
     PortIngress = 3,
-    /// TC egress of a port (not attached by this version; the number is taken).
+    /// TC egress of a port of a network without `icc`: the backstop for neighbours that have no hook yet.
     PortEgress = 4,
     /// TC ingress of a managed bridge: the backstop for ports that have no hook yet.
     BridgeIngress = 5,
-    /// TC egress of a managed bridge (not attached by this version; the number is taken).
+    /// TC egress of a managed bridge whose containers may not open all connections: what comes in to them.
     BridgeEgress = 6,
 }
 
 impl Hook {
     /// Every hook that this version attaches.
-    pub const ATTACHED: [Self; 4] =
-        [Self::UplinkIngress, Self::UplinkEgress, Self::PortIngress, Self::BridgeIngress];
+    pub const ATTACHED: [Self; 7] = [
+        Self::UplinkXdp,
+        Self::UplinkIngress,
+        Self::UplinkEgress,
+        Self::PortIngress,
+        Self::PortEgress,
+        Self::BridgeIngress,
+        Self::BridgeEgress,
+    ];
 
     /// The name that programs, pins, counters and messages carry.
     pub const fn name(self) -> &'static str {
@@ -78,6 +85,19 @@ pub enum Mark {
     Reach = 3,
 }
 
+impl Mark {
+    /// The mark with this number; none for any other.
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::In,
+            2 => Self::Out,
+            3 => Self::Reach,
+            _ => Self::None,
+        }
+    }
+}
+
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $variant:ident = $number:literal, $name:literal;)+) => {
         /// Why a packet met its verdict. A number is never reused; docs/reasons.md says what to do about each.
@@ -122,6 +142,8 @@ reasons! {
     JudgedAtPort = 6, "judged-at-port";
     /// Sent by the host or through it; recorded so that the reply is known.
     Sent = 7, "sent";
+    /// Let in to a container of a restricted network; recorded so that its answer is known.
+    Delivered = 8, "delivered";
 
     /// An allow rule holds the source.
     AllowRule = 16, "allow-rule";
@@ -137,6 +159,16 @@ reasons! {
     ToHost = 21, "to-host";
     /// From a container to the outside.
     Outbound = 22, "outbound";
+    /// From one network to another that it may reach.
+    Reach = 23, "reach";
+    /// Answer of a container to a connection that came in.
+    Answer = 24, "answer";
+    /// To a neighbour's port that the container was linked to.
+    Link = 25, "link";
+    /// A later fragment of a datagram whose first one was let through.
+    KnownFragment = 26, "known-fragment";
+    /// An outbound rule holds the destination.
+    OutRule = 27, "out-rule";
 
     /// The Ethernet, VLAN or IP header is cut short, contradicts itself or is of an unknown version.
     MalformedHeader = 64, "malformed-header";
@@ -188,6 +220,18 @@ reasons! {
     UnknownInterface = 87, "unknown-interface";
     /// A later fragment straight to a container's address, whose first one nobody remembers.
     UnknownFragment = 88, "unknown-fragment";
+    /// To a neighbour on a network without `icc`.
+    Icc = 89, "icc";
+    /// From a container to where its egress policy lets it open no connection.
+    Egress = 90, "egress";
+    /// From a container to this host, which is closed to it.
+    HostDenied = 91, "host-denied";
+    /// From the host itself, and no outbound rule holds it.
+    OutNotAllowed = 92, "out-not-allowed";
+    /// More new flows than the limit allows this source.
+    OverLimit = 93, "over-limit";
+    /// From a neighbour's port and not vouched for, on a network without `icc`.
+    Unvouched = 94, "unvouched";
 }
 
 impl Reason {

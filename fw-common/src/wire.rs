@@ -39,6 +39,9 @@ pub struct Arrival {
     pub audience: Audience,
     /// The mark that the packet carries.
     pub mark: u32,
+    /// Leaving: the number of the container that sent it, as the hook of its port has written it beside the packet
+    /// (`skb->tc_index`); 0 if no such hook has seen it.
+    pub owner: u16,
 }
 
 /// A VLAN tag that the kernel keeps beside the frame (`skb->vlan_tci`).
@@ -145,13 +148,15 @@ pub struct Packet {
     pub transport: u32,
     /// Offset one past the last byte of the IP packet.
     pub end: u32,
+    /// What the fragments of a datagram have in common; meaningless in a whole packet.
+    pub identification: u32,
     /// The upper-layer protocol, after extension headers.
     pub protocol: u8,
     /// 4 or 6.
     pub version: u8,
     /// TTL or hop limit.
     pub hop_limit: u8,
-    /// 0 whole, 1 first, 2 later; ask [`Packet::fragment`].
+    /// 0 whole, 1 first, 2 later, 3 atomic; ask [`Packet::fragment`].
     fragment: u8,
     /// TCP flags.
     pub tcp_flags: u8,
@@ -166,10 +171,16 @@ impl Packet {
     #[inline(always)]
     pub const fn fragment(&self) -> Fragment {
         match self.fragment {
-            0 => Fragment::Whole,
+            0 | ip::ATOMIC => Fragment::Whole,
             1 => Fragment::First,
             _ => Fragment::Later,
         }
+    }
+
+    /// Whether it came as a fragment, be it an atomic one.
+    #[inline(always)]
+    pub const fn has_fragment_header(&self) -> bool {
+        self.fragment != 0
     }
 
     /// Whether this is IPv4.

@@ -5,7 +5,7 @@
 mod example;
 
 use bytemuck::Zeroable as _;
-use example::host::{BRIDGED_UPLINK, PORT_N1, families, mac_of};
+use example::host::{BRIDGE_NO_ICC, BRIDGED_UPLINK, PORT_N1, families, mac_of};
 use example::packets::ip;
 use fw_common::decide::Workspace;
 use fw_common::flow::{Flow, owner, state, timeout};
@@ -25,26 +25,16 @@ fn first_reply_makes_no_stream_however_late() {
 /// A flow that another CPU has refreshed a moment ago, one second later by its clock, has not expired.
 #[test]
 fn flow_seen_by_another_cpu_is_alive() {
-    let flow = Flow {
-        last_seen: 1001,
-        started: 900,
-        state: state::ESTABLISHED,
-        owner: owner::HOST,
-        reserved: [0; 2],
-    };
+    let flow =
+        Flow { last_seen: 1001, started: 900, state: state::ESTABLISHED, owner: owner::HOST, container: 0 };
     assert!(!flow.is_expired(proto::TCP, 1000));
 }
 
 /// T06, T07: what anybody may forge (conntrack checks sequence numbers, we cannot) shortens no connection for good.
 #[test]
 fn forged_fin_does_not_shorten_a_connection_that_goes_on() {
-    let open = Flow {
-        last_seen: 1000,
-        started: 900,
-        state: state::ESTABLISHED,
-        owner: owner::HOST,
-        reserved: [0; 2],
-    };
+    let open =
+        Flow { last_seen: 1000, started: 900, state: state::ESTABLISHED, owner: owner::HOST, container: 0 };
     let forged = open.received(&segment(tcp::FIN | tcp::ACK), 1001);
     let goes_on = (0..100).fold(forged, |flow, second| {
         let now = 1002 + second;
@@ -74,7 +64,7 @@ fn vlan_of_the_uplink_bridge_is_judged() {
 fn container_at_an_unmatched_port_answers_for_its_own_address() {
     let family = families()[1];
     let mac = Mac { bytes: [2, 0x42, 0, 0, 0, 200] };
-    let draft = ip(family.n2, family.n1).neighbour(136, family.n2).between(mac_of(PORT_N1), mac);
+    let draft = ip(family.n2, family.gateway_n).neighbour(136, family.n2).between(mac_of(BRIDGE_NO_ICC), mac);
     let mut tables = example::host::tables();
     let port = tables.interfaces.get_mut(&PORT_N1).expect("the port");
     (port.endpoint_known, port.mac) = (0, Mac::zeroed());

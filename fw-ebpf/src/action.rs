@@ -1,8 +1,6 @@
 //! From verdict to action: once for each packet, with its counters, its mark and, for a sample of drops, an event.
 
-use aya_ebpf::bindings::tcx_action_base::{TCX_DROP, TCX_NEXT};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use aya_ebpf::programs::TcContext;
 use fw_common::decide::{Workspace, marked};
 use fw_common::event::{EVENTS_PER_SECOND, Event};
 use fw_common::tables::counter_index;
@@ -10,25 +8,31 @@ use fw_common::wire::Arrival;
 use fw_common::{Action, Hook, Reason, Tables, Verdict, decide};
 
 use crate::maps::{self, COUNTERS, EVENT_BUDGET, EVENTS, Maps, RULES, now};
-use crate::packet::{Skb, arrival};
+use crate::packet::Context;
 
 /// Decides the packet at this hook and says to the kernel what happens to it.
 ///
-/// "Not dropped" is `TCX_NEXT`, never `TCX_PASS`: PASS would skip the programs and filters behind ours. As clsact's
-/// direct action the same number (-1) is `TC_ACT_UNSPEC`, "continue with the next filter".
+/// A packet ends in one counted reason: XDP counts what it drops, and leaves all else to `uplink_ingress`; observing, it
+/// leaves everything.
 #[inline(always)]
-pub(crate) fn run(hook: Hook, context: &TcContext) -> i32 {
+pub(crate) fn run<C: Context>(hook: Hook, context: &C) -> i32 {
     let Some(maps) = Maps::open(context) else {
-        return TCX_DROP;
+        return C::UNPREPARED;
     };
-    let arrival = arrival(context);
-    let Some(work) = maps::workspace() else {
-        return TCX_DROP;
-    };
-    let verdict = decide(hook, &arrival, &Skb { context }, &maps, work);
     let settings = maps.settings();
     let observing = settings.observe != 0;
-    count(hook, &verdict, context.len());
+    let early = matches!(hook, Hook::UplinkXdp);
+    if early && observing {
+        return C::ON;
+    }
+    let arrival = context.arrival();
+    let Some(work) = maps::workspace() else {
+        return C::UNPREPARED;
+    };
+    let verdict = decide(hook, &arrival, context, &maps, work);
+    if !early || matches!(verdict.action, Action::Drop) {
+        count(hook, &verdict, context.length());
+    }
     // The bridge hook keeps what the port hook vouched for; a packet leaving keeps what it carries.
     if matches!(hook, Hook::UplinkIngress | Hook::PortIngress) {
         let field = if observing { fw_common::Mark::None } else { verdict.mark };
@@ -37,13 +41,32 @@ pub(crate) fn run(hook: Hook, context: &TcContext) -> i32 {
             context.set_mark(mark);
         }
     }
+    stamp(hook, context, &verdict, work, observing);
     match verdict.action {
-        Action::Accept | Action::Pass => TCX_NEXT,
+        Action::Accept | Action::Pass => C::ON,
         Action::Drop => {
             report(hook, &arrival, &verdict, &maps, work);
-            if observing { TCX_NEXT } else { TCX_DROP }
+            if observing { C::ON } else { C::DROP }
         }
     }
+}
+
+/// Writes the container's number beside the packet, where bridge, routing, NAT and fragmentation leave it alone, for
+/// `uplink_egress` to count the flow by. What a container has written there itself, which a veth lets through, goes: at
+/// its port, and for a port without a hook at the bridge.
+#[inline(always)]
+fn stamp<C: Context>(hook: Hook, context: &C, verdict: &Verdict, work: &Workspace, observing: bool) {
+    let owner = match hook {
+        Hook::PortIngress => work.owner,
+        Hook::BridgeIngress if verdict.reason != Reason::JudgedAtPort && !observing => 0,
+        Hook::UplinkXdp
+        | Hook::UplinkIngress
+        | Hook::UplinkEgress
+        | Hook::PortEgress
+        | Hook::BridgeIngress
+        | Hook::BridgeEgress => return,
+    };
+    context.set_owner(owner);
 }
 
 #[inline(always)]
@@ -73,7 +96,13 @@ fn add(count: *mut fw_common::tables::Count, length: u32) {
 
 /// Writes an event, at most [`EVENTS_PER_SECOND`] on each CPU, from what the decision parsed.
 #[inline(always)]
-fn report(hook: Hook, arrival: &Arrival, verdict: &Verdict, maps: &Maps<'_>, work: &Workspace) {
+fn report<C: Context>(
+    hook: Hook,
+    arrival: &Arrival,
+    verdict: &Verdict,
+    maps: &Maps<'_, C>,
+    work: &Workspace,
+) {
     if !within_budget() {
         return;
     }
@@ -87,7 +116,7 @@ fn report(hook: Hook, arrival: &Arrival, verdict: &Verdict, maps: &Maps<'_>, wor
         source: packet.source,
         destination: packet.destination,
         ifindex: arrival.ifindex,
-        length: maps.context.len(),
+        length: maps.context.length(),
         rule: verdict.rule,
         source_port: packet.source_port,
         destination_port: packet.destination_port,

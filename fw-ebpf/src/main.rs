@@ -5,39 +5,67 @@
 #![expect(
     missing_docs,
     unreachable_pub,
-    clippy::needless_pass_by_value,
-    reason = "the form of entry points that the `classifier` macro asks for and writes"
+    reason = "the form of entry points that the macros ask for and write"
 )]
 
 mod action;
 mod maps;
 mod packet;
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
 use fw_common::Hook;
+
+use crate::packet::{Early, Skb};
+
+/// XDP of an uplink, in its driver. `frags`: frames of more than one buffer come here as well (kernel 5.18).
+#[xdp(frags)]
+pub fn uplink_xdp(context: XdpContext) -> u32 {
+    action::run(Hook::UplinkXdp, &Early { context }).cast_unsigned()
+}
+
+/// XDP of an uplink, in the kernel's generic path. Without `frags`: for a program that knows them the kernel copies what
+/// is cloned or paged into a new skb and forgets `mac_len` (seen on 6.18), and the hooks behind would not find the
+/// Ethernet header; for one that does not it makes the same skb linear.
+#[xdp]
+pub fn uplink_xdp_skb(context: XdpContext) -> u32 {
+    action::run(Hook::UplinkXdp, &Early { context }).cast_unsigned()
+}
 
 /// TC ingress of an uplink, before Docker's DNAT.
 #[classifier]
 pub fn uplink_ingress(context: TcContext) -> i32 {
-    action::run(Hook::UplinkIngress, &context)
+    action::run(Hook::UplinkIngress, &Skb { context })
 }
 
 /// TC egress of an uplink, after MASQUERADE.
 #[classifier]
 pub fn uplink_egress(context: TcContext) -> i32 {
-    action::run(Hook::UplinkEgress, &context)
+    action::run(Hook::UplinkEgress, &Skb { context })
 }
 
 /// TC ingress of a port of a managed bridge.
 #[classifier]
 pub fn port_ingress(context: TcContext) -> i32 {
-    action::run(Hook::PortIngress, &context)
+    action::run(Hook::PortIngress, &Skb { context })
+}
+
+/// TC egress of a port of a managed bridge.
+#[classifier]
+pub fn port_egress(context: TcContext) -> i32 {
+    action::run(Hook::PortEgress, &Skb { context })
 }
 
 /// TC ingress of a managed bridge.
 #[classifier]
 pub fn bridge_ingress(context: TcContext) -> i32 {
-    action::run(Hook::BridgeIngress, &context)
+    action::run(Hook::BridgeIngress, &Skb { context })
+}
+
+/// TC egress of a managed bridge.
+#[classifier]
+pub fn bridge_egress(context: TcContext) -> i32 {
+    action::run(Hook::BridgeEgress, &Skb { context })
 }
 
 #[panic_handler]

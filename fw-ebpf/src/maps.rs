@@ -1,18 +1,24 @@
 //! The maps, with BTF types so that bpftool prints named fields. docs/maps.md describes each.
 
+use core::ffi::c_void;
+
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_fib_lookup};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
-use aya_ebpf::helpers::generated::{bpf_fib_lookup as fib_lookup, bpf_ktime_get_coarse_ns};
+use aya_ebpf::helpers::generated::{
+    bpf_fib_lookup as fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns,
+};
 use aya_ebpf::macros::btf_map;
-use aya_ebpf::programs::TcContext;
 use fw_common::Address;
 use fw_common::decide::Workspace;
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::tables::{
-    Count, Daemon, DenyRule, Endpoint, Interface, LocalAddress, LocalKey, Name, NameKey, Network, Port,
-    PortKey, Route, Settings, Subnet, Tables, Zones, capacity,
+    Bucket, BucketKey, BudgetPlace, Count, Daemon, Datagram, DatagramKey, DenyRule, Endpoint, Interface,
+    Limit, LinkKey, LocalAddress, LocalKey, Name, NameKey, Network, OutKey, OutRule, Port, PortKey, Present,
+    ReachKey, Route, Settings, Subnet, Tables, Zones, capacity,
 };
+
+use crate::packet::Context;
 
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -41,6 +47,22 @@ static SOURCES: LpmTrie<Address, Zones, { capacity::PREFIXES }> = LpmTrie::new()
 static ENDPOINTS: HashMap<Address, Endpoint, { capacity::ENDPOINTS }, SPARSE> = HashMap::new();
 #[btf_map(name = "flows")]
 static FLOWS: LruHashMap<FlowKey, Flow, { capacity::FLOWS }> = LruHashMap::new();
+#[btf_map(name = "budgets")]
+static BUDGETS: LruHashMap<BudgetPlace, FlowKey, { capacity::BUDGETS }> = LruHashMap::new();
+#[btf_map(name = "inbound_flows")]
+static INBOUND_FLOWS: LruHashMap<FlowKey, Flow, { capacity::INBOUND_FLOWS }> = LruHashMap::new();
+#[btf_map(name = "reach")]
+static REACH: HashMap<ReachKey, Present, { capacity::REACH }, SPARSE> = HashMap::new();
+#[btf_map(name = "links")]
+static LINKS: HashMap<LinkKey, Present, { capacity::LINKS }, SPARSE> = HashMap::new();
+#[btf_map(name = "outbound")]
+static OUTBOUND: HashMap<OutKey, OutRule, { capacity::OUTBOUND }, SPARSE> = HashMap::new();
+#[btf_map(name = "limits")]
+static LIMITS: Array<Limit, { capacity::LIMITS as usize }> = Array::new();
+#[btf_map(name = "buckets")]
+static BUCKETS: LruHashMap<BucketKey, Bucket, { capacity::BUCKETS }> = LruHashMap::new();
+#[btf_map(name = "datagrams")]
+static DATAGRAMS: LruHashMap<DatagramKey, Datagram, { capacity::DATAGRAMS }> = LruHashMap::new();
 #[btf_map(name = "names")]
 static NAMES: HashMap<NameKey, Name, { capacity::NAMES }, SPARSE> = HashMap::new();
 #[btf_map(name = "daemon")]
@@ -58,7 +80,7 @@ pub(crate) static EVENTS: RingBuf<(), { capacity::EVENTS }> = RingBuf::new();
 #[btf_map(name = "workspace")]
 static WORKSPACE: PerCpuArray<Workspace, 1> = PerCpuArray::new();
 
-/// This CPU's room for parsing. TC programs run with bottom halves disabled, so no two use it at once.
+/// This CPU's room for parsing. TC and XDP programs run with bottom halves disabled, so no two use it at once.
 #[inline(always)]
 pub(crate) fn workspace<'a>() -> Option<&'a mut Workspace> {
     let room = WORKSPACE.get_ptr_mut(0)?;
@@ -74,16 +96,16 @@ pub(crate) struct Budget {
 }
 
 /// The BPF maps as the tables that decisions ask.
-pub(crate) struct Maps<'a> {
-    pub(crate) context: &'a TcContext,
+pub(crate) struct Maps<'a, C> {
+    pub(crate) context: &'a C,
     settings: Settings,
 }
 
-impl<'a> Maps<'a> {
+impl<'a, C> Maps<'a, C> {
     /// The maps as seen from this packet; `None` until the daemon has written the settings (it does so before it
     /// attaches anything).
     #[inline(always)]
-    pub(crate) fn open(context: &'a TcContext) -> Option<Self> {
+    pub(crate) fn open(context: &'a C) -> Option<Self> {
         let settings = *SETTINGS.get(0)?;
         Some(Self { context, settings })
     }
@@ -98,7 +120,7 @@ macro_rules! copied {
     };
 }
 
-impl Tables for Maps<'_> {
+impl<C: Context> Tables for Maps<'_, C> {
     #[inline(always)]
     fn settings(&self) -> Settings {
         self.settings
@@ -181,13 +203,95 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
+    fn budgeted(&self, place: &BudgetPlace) -> Option<FlowKey> {
+        copied!(BUDGETS, place)
+    }
+
+    #[inline(always)]
+    fn set_budgeted(&self, place: &BudgetPlace, flow: &FlowKey) {
+        // An insert that fails under contention leaves a flow that nobody counts.
+        let _ = BUDGETS.insert(place, flow, 0);
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: the helper takes no arguments and has no preconditions.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn inbound_flow(&self, key: &FlowKey) -> Option<Flow> {
+        copied!(INBOUND_FLOWS, key)
+    }
+
+    #[inline(always)]
+    fn record_inbound(&self, key: &FlowKey, flow: &Flow) {
+        // As for `flows`.
+        let _ = INBOUND_FLOWS.insert(key, flow, 0);
+    }
+
+    #[inline(always)]
+    fn forget_inbound(&self, key: &FlowKey) {
+        // Fails only if it is gone already.
+        let _ = INBOUND_FLOWS.remove(key);
+    }
+
+    #[inline(always)]
+    fn reaches(&self, key: &ReachKey) -> bool {
+        REACH.get_ptr(key).is_some()
+    }
+
+    #[inline(always)]
+    fn linked(&self, key: &LinkKey) -> bool {
+        LINKS.get_ptr(key).is_some()
+    }
+
+    #[inline(always)]
+    fn outbound(&self, key: &OutKey) -> Option<OutRule> {
+        copied!(OUTBOUND, key)
+    }
+
+    #[inline(always)]
+    fn limit(&self, id: u32) -> Option<Limit> {
+        LIMITS.get(id).copied()
+    }
+
+    #[inline(always)]
+    fn bucket(&self, key: &BucketKey) -> Option<Bucket> {
+        copied!(BUCKETS, key)
+    }
+
+    #[inline(always)]
+    fn set_bucket(&self, key: &BucketKey, bucket: &Bucket) {
+        // An insert that fails under contention leaves the bucket as full as it was.
+        let _ = BUCKETS.insert(key, bucket, 0);
+    }
+
+    #[inline(always)]
+    fn datagram(&self, key: &DatagramKey) -> Option<Datagram> {
+        copied!(DATAGRAMS, key)
+    }
+
+    #[inline(always)]
+    fn remember(&self, key: &DatagramKey, datagram: &Datagram) {
+        // An insert that fails under contention costs one datagram.
+        let _ = DATAGRAMS.insert(key, datagram, 0);
+    }
+
+    #[inline(always)]
     fn route(&self, source: &Address, destination: &Address, ifindex: u32) -> Route {
-        route(self.context, source, destination, ifindex)
+        route(self.context.pointer(), source, destination, ifindex)
     }
 
     #[inline(always)]
     fn now(&self) -> u32 {
         now()
+    }
+
+    #[inline(always)]
+    fn now_ms(&self) -> u32 {
+        // SAFETY: the helper takes no arguments and has no preconditions.
+        (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000) as u32
     }
 }
 
@@ -200,7 +304,7 @@ pub(crate) fn now() -> u32 {
 
 /// Asks the FIB, rules included, as the kernel will a moment later. Out of line for a stack frame of its own.
 #[inline(never)]
-fn route(context: &TcContext, source: &Address, destination: &Address, ifindex: u32) -> Route {
+fn route(context: *mut c_void, source: &Address, destination: &Address, ifindex: u32) -> Route {
     use aya_ebpf::bindings::{
         BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LOOKUP_SKIP_NEIGH,
     };
@@ -224,7 +328,7 @@ fn route(context: &TcContext, source: &Address, destination: &Address, ifindex: 
     let mut ask = |flags| {
         // SAFETY: the context is the one that the kernel handed to this program, the question is on our stack and its
         // size is passed with it.
-        unsafe { fib_lookup(context.skb.skb.cast(), &raw mut question, QUESTION, flags) }
+        unsafe { fib_lookup(context, &raw mut question, QUESTION, flags) }
     };
     // Who the neighbour is does not matter. Kernels before 6.3 do not know the flag and say EINVAL.
     let answer = match ask(BPF_FIB_LOOKUP_SKIP_NEIGH) {

@@ -19,6 +19,7 @@ use fw_common::flow::{Flow, FlowKey, owner, state};
 use fw_common::wire::{proto, tcp};
 use fw_common::{Hook, Mac, Mark, Reason};
 use fw_user::datapath::{Maps, Programs, Seen};
+use fw_user::desired::Early;
 use fw_user::plan::{State, plan};
 use fw_user::reconcile::monotonic_seconds;
 
@@ -42,7 +43,8 @@ fn main() {
         return;
     }
     namespace::make(&BTreeSet::new());
-    let (programs, mut maps) = Programs::load(None).expect("the programs load");
+    let (mut programs, mut maps) = Programs::load(None, &[]).expect("the programs load");
+    programs.load_early(Early::Native).expect("the program of XDP loads");
     println!("{:16} {:>20}", "program", "instructions walked");
     for hook in Hook::ATTACHED {
         println!("{:16} {:>20}", hook.name(), programs.verified_instructions(hook).expect("information"));
@@ -123,6 +125,18 @@ fn cases(family: &Family) -> Vec<Case> {
     vec![
         uplink(Hook::UplinkIngress, name("v4 nothing", "v6 nothing"), stranger, Reason::OtherHost),
         uplink(
+            Hook::UplinkXdp,
+            name("v4 left to TC: TCP that opens nothing", "v6 left to TC: TCP that opens nothing"),
+            ip(remote, ours).tcp(50_000, 8082, tcp::ACK),
+            Reason::NotOurs,
+        ),
+        uplink(
+            Hook::UplinkXdp,
+            name("v4 drop: port not allowed", "v6 drop: port not allowed"),
+            ip(remote, ours).tcp(50_000, 23, tcp::SYN),
+            Reason::PortNotAllowed,
+        ),
+        uplink(
             Hook::UplinkIngress,
             name("v4 accept: allowed published port", "v6 accept: allowed published port"),
             ip(remote, ours).tcp(50_000, 8082, tcp::ACK),
@@ -182,7 +196,11 @@ impl Case {
         let count = || maps.counter(self.hook, self.reason).expect("a counter").packets;
         let before = count();
         programs.test_run_of(self.hook, &self.frame, self.seen, 1).expect("a run");
-        let counted = u64::from(self.reason != Reason::OtherHost);
+        let counted = u64::from(if self.hook == Hook::UplinkXdp {
+            self.reason.is_drop()
+        } else {
+            self.reason != Reason::OtherHost
+        });
         assert_eq!(count() - before, counted, "{} {}", self.hook.name(), self.what);
     }
 

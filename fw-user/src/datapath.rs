@@ -5,19 +5,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use fw_common::Hook;
 
 mod bpffs;
+mod early;
 mod hooks;
 mod maps;
 
 pub use bpffs::{Directory, DirectoryError, Lock};
+use early::EarlyDrop;
 use hooks::Hooks;
 pub use hooks::{AttachMode, Attachment, attached_in, remove_all};
 pub use maps::{Drops, MAP_NAMES, Maps};
 
+use crate::desired::Early;
+use crate::netlink::Link;
 use crate::plan::{HookPoint, State, Step};
 
 /// The object that build.rs made of `fw-ebpf`.
@@ -52,6 +56,21 @@ pub enum DatapathError {
         /// Ours.
         expected: u32,
     },
+    /// A pinned map is of another size than the policy says.
+    #[error(
+        "the map {map} pinned in {directory} has {found} entries, `[tables]` of the policy says {expected}; run `fw down \
+         --bpffs {directory}`, then start again, or write the size that it has"
+    )]
+    Size {
+        /// Where it is.
+        directory: String,
+        /// The map.
+        map: &'static str,
+        /// Its size.
+        found: u32,
+        /// The policy's.
+        expected: u32,
+    },
     /// A map cannot be opened, read or written.
     #[error("cannot {what}")]
     Map {
@@ -77,15 +96,24 @@ pub struct Datapath {
     programs: Programs,
     maps: Maps,
     hooks: Hooks,
+    early: EarlyDrop,
 }
 
 impl Datapath {
     /// Loads the programs with the maps of `directory`, adopting those that are pinned there and pinning the rest.
     /// Nothing is attached yet, and what was attached before still runs the programs it had.
-    pub fn load(directory: &Directory, mode: AttachMode) -> Result<Self, DatapathError> {
+    ///
+    /// `sizes` says how many entries maps of these names hold; maps that are pinned must hold as many.
+    pub fn load(
+        directory: &Directory,
+        mode: AttachMode,
+        sizes: &[(&'static str, u32)],
+    ) -> Result<Self, DatapathError> {
         maps::check_layout(directory.path())?;
-        let (programs, maps) = Programs::load(Some(directory.path()))?;
-        Ok(Self { programs, maps, hooks: Hooks::new(directory.path(), mode) })
+        maps::check_sizes(directory.path(), sizes)?;
+        let (programs, maps) = Programs::load(Some(directory.path()), sizes)?;
+        let early = EarlyDrop::new(directory.path());
+        Ok(Self { programs, maps, hooks: Hooks::new(directory.path(), mode), early })
     }
 
     /// The maps.
@@ -106,6 +134,17 @@ impl Datapath {
         Ok(state)
     }
 
+    /// As [`Datapath::read`], but the sets are those of `believed`.
+    pub fn read_around(
+        &mut self,
+        believed: &State,
+        devices: &BTreeMap<u32, String>,
+    ) -> Result<State, DatapathError> {
+        let mut state = self.maps.read_around(&believed.tables)?;
+        state.hooks = self.hooks.adopt(&mut self.programs, devices, true)?;
+        Ok(state)
+    }
+
     /// The hooks alone, as [`Datapath::read`] finds them.
     pub fn hooks(&mut self, devices: &BTreeMap<u32, String>) -> Result<BTreeSet<HookPoint>, DatapathError> {
         self.hooks.adopt(&mut self.programs, devices, false)
@@ -120,6 +159,17 @@ impl Datapath {
         }
     }
 
+    /// Has XDP drop early on these devices and on no other, as far as they let it. No plan needs it: it drops only what
+    /// the hook behind it would drop by the same tables.
+    pub fn drop_early(&mut self, wanted: &BTreeMap<u32, Early>, links: &[Link]) -> Result<(), DatapathError> {
+        self.early.follow(&mut self.programs, wanted, links)
+    }
+
+    /// Lets devices that refused XDP be asked again.
+    pub fn forget_refusals(&mut self) {
+        self.early.forget_refusals();
+    }
+
     /// How each hook is attached.
     pub fn attachments(&self) -> &BTreeMap<HookPoint, Attachment> {
         self.hooks.attached()
@@ -132,9 +182,13 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Loads the programs and their maps; without `pins` nobody else sees the maps (tests, measurements).
-    pub fn load(pins: Option<&Path>) -> Result<(Self, Maps), DatapathError> {
+    /// Loads the programs, all but that of XDP, and their maps, those named in `sizes` with so many entries; without
+    /// `pins` nobody else sees the maps (tests, measurements).
+    pub fn load(pins: Option<&Path>, sizes: &[(&'static str, u32)]) -> Result<(Self, Maps), DatapathError> {
         let mut loader = EbpfLoader::new();
+        for (name, entries) in sizes {
+            loader.map_max_entries(name, *entries);
+        }
         if let Some(directory) = pins {
             for name in MAP_NAMES {
                 loader.map_pin_path(name, directory.join(name));
@@ -143,13 +197,25 @@ impl Programs {
         let mut object = loader.load(OBJECT).map_err(|source| DatapathError::Load(Box::new(source)))?;
         let maps = Maps::from_source(|name| Ok(object.take_map(name)))?;
         let mut programs = Self { object };
-        for hook in Hook::ATTACHED {
+        for hook in Hook::ATTACHED.into_iter().filter(|hook| *hook != Hook::UplinkXdp) {
             programs.classifier_mut(hook)?.load().map_err(|source| DatapathError::Program {
                 program: hook.name(),
                 source: Box::new(source),
             })?;
         }
         Ok((programs, maps))
+    }
+
+    /// Loads a program of XDP, which kernels before 5.18 refuse (`bpf_xdp_load_bytes`).
+    pub fn load_early(&mut self, how: Early) -> Result<(), DatapathError> {
+        let program = self.xdp_mut(how)?;
+        if program.fd().is_ok() {
+            return Ok(());
+        }
+        program.load().map_err(|source| DatapathError::Program {
+            program: Hook::UplinkXdp.name(),
+            source: Box::new(source),
+        })
     }
 
     /// Runs a program on a frame that arrives on `ifindex`, `repeat` times (`BPF_PROG_TEST_RUN`), without sending it.
@@ -171,6 +237,13 @@ impl Programs {
         seen: Seen,
         repeat: u32,
     ) -> Result<TestRun, DatapathError> {
+        let failed = |source: ProgramError| DatapathError::Hook {
+            what: format!("run {} on a frame of {} bytes", hook.name(), frame.len()),
+            source: Box::new(source),
+        };
+        if hook == Hook::UplinkXdp {
+            return self.test_run_early(frame, seen.ifindex, repeat).map_err(failed);
+        }
         let mut context_in = [0u8; SK_BUFF];
         for (at, value) in [
             (SK_BUFF_MARK, seen.mark),
@@ -185,20 +258,35 @@ impl Programs {
         options.ctx_in = Some(&context_in);
         options.ctx_out = Some(&mut context_out);
         options.repeat = repeat;
-        let result = self.classifier(hook)?.test_run(options).map_err(|source| DatapathError::Hook {
-            what: format!("run {} on a frame of {} bytes", hook.name(), frame.len()),
-            source: Box::new(source),
-        })?;
+        let result = self.classifier(hook)?.test_run(options).map_err(failed)?;
         let mark = context_out[SK_BUFF_MARK..][..4].try_into().map_or(0, u32::from_ne_bytes);
         Ok(TestRun { action: result.return_value.cast_signed(), mark, time: result.duration })
     }
 
+    fn test_run_early(&self, frame: &[u8], ifindex: u32, repeat: u32) -> Result<TestRun, ProgramError> {
+        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let length = frame.len() as u32;
+        let context_in: Vec<u8> =
+            [0, length, 0, ifindex, 0, 0].iter().flat_map(|field| field.to_ne_bytes()).collect();
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.ctx_in = Some(&context_in);
+        options.repeat = repeat;
+        let program: &Xdp = self
+            .object
+            .program(Hook::UplinkXdp.name())
+            .and_then(|program| program.try_into().ok())
+            .ok_or(ProgramError::NotLoaded)?;
+        let result = program.test_run(options)?;
+        Ok(TestRun { action: result.return_value.cast_signed(), mark: 0, time: result.duration })
+    }
+
     /// Instructions that the verifier walked for a program; 0 on kernels before 5.16, which do not tell.
     pub fn verified_instructions(&self, hook: Hook) -> Result<u32, DatapathError> {
-        let info = self
-            .classifier(hook)?
-            .info()
-            .map_err(|source| DatapathError::Program { program: hook.name(), source: Box::new(source) })?;
+        let info =
+            self.object.program(hook.name()).ok_or_else(|| missing(hook))?.info().map_err(|source| {
+                DatapathError::Program { program: hook.name(), source: Box::new(source) }
+            })?;
         Ok(info.verified_instruction_count().unwrap_or(0))
     }
 
@@ -207,6 +295,14 @@ impl Programs {
             .program(hook.name())
             .and_then(|program| program.try_into().ok())
             .ok_or_else(|| missing(hook))
+    }
+
+    fn xdp_mut(&mut self, how: Early) -> Result<&mut Xdp, DatapathError> {
+        let name = if how == Early::Generic { "uplink_xdp_skb" } else { Hook::UplinkXdp.name() };
+        self.object
+            .program_mut(name)
+            .and_then(|program| program.try_into().ok())
+            .ok_or_else(|| missing(Hook::UplinkXdp))
     }
 
     fn classifier_mut(&mut self, hook: Hook) -> Result<&mut SchedClassifier, DatapathError> {
@@ -238,9 +334,9 @@ pub struct Seen {
 /// What a test run brought.
 #[derive(Clone, Copy, Debug)]
 pub struct TestRun {
-    /// The kernel's return code: -1 next, 2 drop.
+    /// The kernel's return code: -1 next, 2 drop; of XDP 2 next, 1 drop.
     pub action: i32,
-    /// The packet mark afterwards.
+    /// The packet mark afterwards; 0 of XDP, where packets have none yet.
     pub mark: u32,
     /// Average time of one run.
     pub time: std::time::Duration,

@@ -7,18 +7,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use bytemuck::Zeroable as _;
-use fw_common::tables::memory::Memory;
+use fw_common::tables::memory::{Memory, Shared};
 use fw_common::tables::{
-    Endpoint, Interface, LocalAddress, LocalKey, Name, NameKey, Network, PortKey, Prefix, Settings, Subnet,
-    capacity, link_layer, name_kind, role,
+    self, DenyRule, Endpoint, Interface, LinkKey, LocalAddress, LocalKey, Name, NameKey, Network, PortKey,
+    Prefix, ReachKey, Settings, Subnet, Terms, capacity, egress, link_layer, name_kind, role,
 };
 use fw_common::{ABI_VERSION, Address, Hook, Mac};
 
 use crate::inventory::{self, Inventory};
 use crate::netlink::{Link, LinkKind};
-use crate::plan::{HookPoint, State};
-use crate::policy::{Interfaces, Mode, Policy, Spoofing, table_prefixes};
+use crate::plan::{HookPoint, State, Step};
+use crate::policy::{
+    Egress, HostAccess, Interfaces, Mode, Policy, Spoofing, TableSizes, Xdp, table_prefixes,
+};
+use zones::Zones;
 
+mod outbound;
 mod rules;
 mod zones;
 
@@ -29,8 +33,23 @@ pub struct Desired {
     pub state: State,
     /// Names of the devices by which packets leave towards the outside: a bridge for uplinks that are its ports.
     pub output_devices: BTreeSet<String>,
+    /// Names of the bridges whose ports are kept apart.
+    pub apart: BTreeSet<String>,
+    /// Uplinks on which XDP drops early, and how.
+    pub early: BTreeMap<u32, Early>,
     /// Parts of the policy that match nothing, uplinks that are missing.
     pub warnings: Vec<String>,
+}
+
+/// Where XDP runs on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Early {
+    /// In the driver, because the policy says so.
+    Native,
+    /// In the driver if it can (`xdp = "auto"`).
+    IfNative,
+    /// In the kernel's generic path.
+    Generic,
 }
 
 /// A policy that cannot be put into tables.
@@ -45,6 +64,13 @@ pub enum DesiredError {
     /// More rules than there are counters.
     #[error("the policy has more than {} rules; merge some", capacity::RULES - 1)]
     TooManyRules,
+    /// More limits, old and new together, than a port can name.
+    #[error(
+        "the limits of the policy that is in force and those of the new one are more than {} together; change them in \
+         two steps",
+        capacity::LIMITS - 1
+    )]
+    TooManyLimits,
     /// A table would overflow.
     #[error(
         "the policy and the host need {needed} entries in table `{table}`, which holds {capacity}; {advice}"
@@ -61,22 +87,72 @@ pub enum DesiredError {
     },
 }
 
+/// What follows from the policy alone, whatever Docker and the kernel say: worked out once, for a set may have a million
+/// prefixes.
+pub struct Prepared {
+    zones: Zones,
+    rules: RuleIds,
+    sources: Shared<BTreeMap<Prefix, tables::Zones>>,
+    denied: Shared<BTreeMap<Prefix, DenyRule>>,
+    /// How many of `sources` and of `denied` are single addresses.
+    hosts: (usize, usize),
+}
+
+impl Prepared {
+    /// What follows from this policy, with the numbers that are in force already.
+    pub fn new(policy: &Policy, current: &State) -> Result<Self, DesiredError> {
+        let mut zones = zones::assign(policy, current)?;
+        let rules = rules::number(policy, current)?;
+        let (sources, denied) = (zones.table(), rules::denied(policy, &rules));
+        // They stand in the table now.
+        zones.forget_contents();
+        let single = |bits: u32| bits == 128;
+        let hosts = (
+            sources.keys().filter(|prefix| single(prefix.bits)).count(),
+            denied.keys().filter(|prefix| single(prefix.bits)).count(),
+        );
+        Ok(Self { zones, rules, sources: sources.into(), denied: denied.into(), hosts })
+    }
+
+    /// Whether the numbers would be the same with what is in force now.
+    pub fn is_of(&self, current: &State) -> bool {
+        self.names().all(|(key, name)| current.names.get(&key) == Some(&name))
+    }
+
+    fn names(&self) -> impl Iterator<Item = (NameKey, String)> + '_ {
+        self.zones.names().chain(self.rules.iter().map(|(name, id)| (rule_key(*id), cut(name))))
+    }
+}
+
 /// What should be in force, given what is.
 pub fn desired(policy: &Policy, inventory: &Inventory, current: &State) -> Result<Desired, DesiredError> {
+    desired_with(policy, inventory, current, &Prepared::new(policy, current)?)
+}
+
+/// As [`desired`], with what follows from the policy alone.
+pub fn desired_with(
+    policy: &Policy,
+    inventory: &Inventory,
+    current: &State,
+    prepared: &Prepared,
+) -> Result<Desired, DesiredError> {
     let mut desired = Desired::default();
     uplinks(policy, inventory, current, &mut desired);
     for network in &inventory.networks {
-        managed(policy, inventory, network, &mut desired);
+        managed(policy, inventory, network, &prepared.zones, &mut desired);
     }
+    reach(policy, inventory, &mut desired);
     endpoints(inventory, &mut desired);
     local_addresses(inventory, &mut desired.state);
-    let zones = zones::assign(policy, current)?;
-    let rules = rules::number(policy, current)?;
-    desired.state.names.extend(zones.names());
-    desired.state.names.extend(rules.iter().map(|(name, id)| (rule_key(*id), cut(name))));
-    desired.state.tables.sources = zones.table();
-    desired.state.tables.denied = rules::denied(policy, &rules);
-    rules::ports(policy, inventory, &zones, &rules, &mut desired.state.tables.ports);
+    links(inventory, &mut desired.state.tables);
+    desired.state.names.extend(prepared.names());
+    desired.state.tables.sources = prepared.sources.clone();
+    desired.state.tables.denied = prepared.denied.clone();
+    let (zones, rules) = (&prepared.zones, &prepared.rules);
+    rules::ports(policy, inventory, zones, rules, &mut desired.state.tables.ports);
+    outbound::rules(policy, zones, rules, &mut desired.state.tables.outbound);
+    outbound::limits(policy, rules, &current.tables.limits, &mut desired)?;
+    outbound::owners(current, &mut desired.state.tables.interfaces);
     let tables = &mut desired.state.tables;
     tables.settings = Settings {
         abi: ABI_VERSION,
@@ -84,12 +160,17 @@ pub fn desired(policy: &Policy, inventory: &Inventory, current: &State) -> Resul
         mark_bit: policy.marks.bit,
         deny: u8::from(!tables.denied.is_empty()),
         source_prefixes: u8::from(tables.sources.keys().any(|prefix| prefix.bits < 128)),
+        outbound: u8::from(!tables.outbound.is_empty()),
+        flow_budget: policy.tables.flows_per_container,
+        ..Settings::zeroed()
     };
     around_uplinks(inventory, &mut desired);
     let known = inventory.networks.iter().map(|network| network.name.clone()).collect();
-    desired.warnings.extend(policy.warnings(&known));
-    fits(&desired.state)?;
-    fit_together(&current.tables, &desired.state.tables)?;
+    let containers = inventory.endpoints.iter().map(|endpoint| endpoint.container.clone()).collect();
+    desired.warnings.extend(policy.warnings(&known, &containers));
+    let sizes = &policy.tables;
+    fits(&desired.state, prepared.hosts, sizes)?;
+    fit_together(&current.tables, &desired.state.tables, sizes)?;
     Ok(desired)
 }
 
@@ -116,24 +197,25 @@ fn around_uplinks(inventory: &Inventory, desired: &mut Desired) {
     }
 }
 
-fn fits(state: &State) -> Result<(), DesiredError> {
-    const RANGES: &str = "allow fewer or narrower port ranges";
-    const SETS: &str = "use smaller sets";
+fn fits(state: &State, (sources, denied): (usize, usize), sizes: &TableSizes) -> Result<(), DesiredError> {
+    const RANGES: &str = "write fewer or narrower port ranges, or raise it in [tables]";
+    const SETS: &str = "use smaller sets, or raise it in [tables]";
+    const RULES: &str = "name fewer ports and source ports together in [[out]] rules";
     const HOST: &str = "this host is larger than this version of fw allows for";
     let tables = &state.tables;
-    let hosts = |prefix: &&Prefix| prefix.bits == 128;
-    let sources = tables.sources.keys().filter(hosts).count();
-    let denied = tables.denied.keys().filter(hosts).count();
     for (table, needed, capacity, advice) in [
-        ("ports", tables.ports.len(), capacity::PORTS, RANGES),
-        ("source_hosts", sources, capacity::HOSTS, SETS),
-        ("sources", tables.sources.len() - sources, capacity::PREFIXES, SETS),
-        ("denied_hosts", denied, capacity::HOSTS, SETS),
-        ("denied", tables.denied.len() - denied, capacity::PREFIXES, SETS),
+        ("ports", tables.ports.len(), sizes.ports as usize, RANGES),
+        ("outbound", tables.outbound.len(), capacity::OUTBOUND, RULES),
+        ("source_hosts", sources, sizes.hosts as usize, SETS),
+        ("sources", tables.sources.len() - sources, sizes.prefixes as usize, SETS),
+        ("denied_hosts", denied, sizes.hosts as usize, SETS),
+        ("denied", tables.denied.len() - denied, sizes.prefixes as usize, SETS),
         ("interfaces", tables.interfaces.len(), capacity::INTERFACES, HOST),
         ("subnets", tables.subnets.len(), capacity::SUBNETS, HOST),
         ("networks", tables.networks.len(), capacity::NETWORKS, HOST),
-        ("endpoints", tables.endpoints.len(), capacity::ENDPOINTS, HOST),
+        ("endpoints", tables.endpoints.len(), sizes.endpoints as usize, HOST),
+        ("reach", tables.reach.len(), capacity::REACH, "let fewer networks reach each other"),
+        ("links", tables.links.len(), capacity::LINKS, HOST),
         ("local_addresses", tables.local_addresses.len(), capacity::LOCAL_ADDRESSES, HOST),
         ("names", state.names.len(), capacity::NAMES, HOST),
     ] {
@@ -145,26 +227,34 @@ fn fits(state: &State) -> Result<(), DesiredError> {
 }
 
 /// On the way from one policy to another both stand in the tables.
-fn fit_together(old: &Memory, new: &Memory) -> Result<(), DesiredError> {
+fn fit_together(old: &Memory, new: &Memory, sizes: &TableSizes) -> Result<(), DesiredError> {
     fn union<K: Ord, V>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>, which: impl Fn(&K) -> bool) -> usize {
-        if old.len() + new.len() <= SURELY_FITS {
+        // Alone, the new one has been found to fit.
+        if std::ptr::eq(old, new) || old.is_empty() {
             return 0;
         }
         let kept = old.keys().filter(|key| which(key) && !new.contains_key(key));
         kept.count() + new.keys().filter(|key| which(key)).count()
     }
-    // The smallest of these tables; most policies need no counting.
-    const SURELY_FITS: usize = capacity::PORTS;
     const ADVICE: &str = "those of the policy in force are among them: change it in two steps";
     let host = |prefix: &Prefix| prefix.bits == 128;
     let net = |prefix: &Prefix| prefix.bits != 128;
+    // Most policies need no counting.
+    let most = |old: usize, new: usize| old + new > sizes.ports.min(sizes.hosts).min(sizes.prefixes) as usize;
+    if !most(old.ports.len(), new.ports.len())
+        && !most(old.sources.len(), new.sources.len())
+        && !most(old.denied.len(), new.denied.len())
+    {
+        return Ok(());
+    }
     for (table, needed, capacity) in [
-        ("ports", union(&old.ports, &new.ports, |_| true), capacity::PORTS),
-        ("source_hosts", union(&old.sources, &new.sources, host), capacity::HOSTS),
-        ("sources", union(&old.sources, &new.sources, net), capacity::PREFIXES),
-        ("denied_hosts", union(&old.denied, &new.denied, host), capacity::HOSTS),
-        ("denied", union(&old.denied, &new.denied, net), capacity::PREFIXES),
+        ("ports", union(&old.ports, &new.ports, |_| true), sizes.ports),
+        ("source_hosts", union(&old.sources, &new.sources, host), sizes.hosts),
+        ("sources", union(&old.sources, &new.sources, net), sizes.prefixes),
+        ("denied_hosts", union(&old.denied, &new.denied, host), sizes.hosts),
+        ("denied", union(&old.denied, &new.denied, net), sizes.prefixes),
     ] {
+        let capacity = capacity as usize;
         if needed > capacity {
             return Err(DesiredError::TooLarge { table, needed, capacity, advice: ADVICE });
         }
@@ -217,10 +307,44 @@ fn uplinks(policy: &Policy, inventory: &Inventory, current: &State, desired: &mu
                 link_layer: link_layer_of(link),
                 bridge_port: u8::from(bridge.is_some()),
                 l3_device: carrier.index,
+                mac: link.mac.map(Mac::from).unwrap_or_default(),
                 ..Interface::zeroed()
             },
         );
+        early(policy, inventory, link, bridge.is_some(), desired);
         hook(&mut desired.state, ifindex, &[Hook::UplinkIngress, Hook::UplinkEgress]);
+    }
+}
+
+/// Whether and how XDP drops early on an uplink.
+///
+/// XDP does not see a VLAN tag that the device has taken out of the frame: what is for a VLAN on top would be judged as
+/// untagged. A bridge's port judges every frame so, whatever its tag. Nor does a bond show XDP its frames, but its
+/// members do, as theirs. Left to itself, fw leaves alone what is no hardware: on a veth, XDP costs more than it saves.
+fn early(policy: &Policy, inventory: &Inventory, link: &Link, of_bridge: bool, desired: &mut Desired) {
+    let how = match policy.uplink.xdp {
+        Xdp::Off => return,
+        Xdp::Auto if link.kind != LinkKind::Physical => return,
+        Xdp::Auto => Early::IfNative,
+        Xdp::Native => Early::Native,
+        Xdp::Generic => Early::Generic,
+    };
+    let vlan = |above: &Link| above.kind == LinkKind::Vlan && above.parent == Some(link.index);
+    let obstacle = if !link.ethernet {
+        "it has no Ethernet header"
+    } else if matches!(link.kind, LinkKind::Bond | LinkKind::Team) {
+        "XDP sees frames of a bond or team at its members only"
+    } else if !of_bridge && inventory.links.iter().any(vlan) {
+        "it carries a VLAN, whose tag XDP may not see"
+    } else {
+        desired.early.insert(link.index, how);
+        return;
+    };
+    if policy.uplink.xdp != Xdp::Auto {
+        let name = &link.name;
+        desired
+            .warnings
+            .push(format!("no early drop on {name}: {obstacle}; uplink_ingress judges everything"));
     }
 }
 
@@ -281,19 +405,43 @@ fn hook(state: &mut State, ifindex: u32, hooks: &[Hook]) {
 }
 
 /// A managed network: its bridge, its subnets and its ports.
-fn managed(policy: &Policy, inventory: &Inventory, network: &inventory::Network, desired: &mut Desired) {
+fn managed(
+    policy: &Policy,
+    inventory: &Inventory,
+    network: &inventory::Network,
+    zones: &Zones,
+    desired: &mut Desired,
+) {
     let Some(id) = network.bridge_ifindex else {
         return;
     };
+    let icc = policy.network(&network.name).icc.unwrap_or(network.icc);
+    if !icc && policy.mode == Mode::Enforce {
+        desired.apart.insert(network.bridge_name.clone());
+    }
     let state = &mut desired.state;
     let spoofing = policy.network(&network.name).spoofing == Spoofing::Allow;
+    let terms_of = |container| Terms {
+        zones: zones.mask(policy.egress(&network.name, container).sets()),
+        egress: match policy.egress(&network.name, container) {
+            Egress::Any => egress::ANY,
+            Egress::None => 0,
+            Egress::Internet => egress::INTERNET,
+            Egress::To(_) => egress::ZONES,
+        },
+        host: u8::from(policy.host(&network.name, container) == HostAccess::Allow),
+        reserved: [0; 6],
+    };
+    let terms = terms_of(None);
+    let mut restricted = terms.is_restricted();
     state.tables.networks.insert(
         id,
         Network {
-            icc: u8::from(network.icc),
+            icc: u8::from(icc),
             internal: u8::from(network.internal),
             spoofing: u8::from(spoofing),
-            reserved: 0,
+            terms,
+            ..Network::zeroed()
         },
     );
     state.names.insert(NameKey { kind: name_kind::NETWORK, id }, cut(&network.name));
@@ -313,14 +461,18 @@ fn managed(policy: &Policy, inventory: &Inventory, network: &inventory::Network,
         l3_device: id,
         ..Interface::zeroed()
     };
-    state.tables.interfaces.insert(id, bridge);
+    let own_mac = inventory.link(id).and_then(|link| link.mac).map(Mac::from).unwrap_or_default();
+    state.tables.interfaces.insert(id, Interface { mac: own_mac, ..bridge });
     hook(state, id, &[Hook::BridgeIngress]);
     for port in &network.ports {
         let endpoint = port.endpoint.and_then(|index| inventory.endpoints.get(index));
         let mac = endpoint.and_then(|endpoint| endpoint.mac).map(Mac::from);
         let known = mac.filter(|_| endpoint.is_some_and(|endpoint| !endpoint.addresses.is_empty()));
+        let terms = terms_of(endpoint.map(|endpoint| endpoint.container.as_str()));
+        restricted |= terms.is_restricted();
         let interface = Interface {
             role: role::PORT,
+            terms,
             endpoint_known: u8::from(known.is_some()),
             mac: known.unwrap_or_default(),
             ..bridge
@@ -330,7 +482,73 @@ fn managed(policy: &Policy, inventory: &Inventory, network: &inventory::Network,
             let key = NameKey { kind: name_kind::ENDPOINT, id: port.ifindex };
             state.names.insert(key, cut(&endpoint.container));
         }
-        hook(state, port.ifindex, &[Hook::PortIngress]);
+        hook(state, port.ifindex, port_hooks(icc));
+    }
+    if restricted {
+        // Answers to what comes in must be told from what a container begins.
+        hook(state, id, &[Hook::BridgeEgress]);
+    }
+}
+
+/// The hooks of a network's ports: without `icc`, both ways.
+fn port_hooks(icc: bool) -> &'static [Hook] {
+    if icc { &[Hook::PortIngress] } else { &[Hook::PortIngress, Hook::PortEgress] }
+}
+
+/// The steps for a device that has just joined a bridge: hooked before anything is asked about it, as a port behind which
+/// nobody is known. None if it is not one of our bridges, or if we know the device.
+pub fn newcomer(current: &State, ifindex: u32, bridge: u32) -> Vec<Step> {
+    let tables = &current.tables;
+    let bridge = tables.interfaces.get(&bridge).filter(|interface| interface.role == role::BRIDGE);
+    let network = bridge.and_then(|bridge| tables.networks.get(&bridge.network));
+    let (Some(bridge), Some(network)) = (bridge, network) else { return Vec::new() };
+    if tables.interfaces.contains_key(&ifindex) {
+        return Vec::new();
+    }
+    let port = Interface { role: role::PORT, terms: network.terms, mac: Mac::default(), ..*bridge };
+    let hooks =
+        port_hooks(network.icc != 0).iter().map(|hook| Step::Attach(HookPoint { ifindex, hook: *hook }));
+    std::iter::once(Step::Interface(ifindex, Some(port))).chain(hooks).collect()
+}
+
+/// Links matter where neighbours are kept apart.
+fn links(inventory: &Inventory, tables: &mut Memory) {
+    for linked in &inventory.linked {
+        let network = inventory.networks.get(linked.network).and_then(|network| network.bridge_ifindex);
+        let network = network.and_then(|id| tables.networks.get(&id));
+        if network.is_none_or(|network| network.icc != 0) {
+            continue;
+        }
+        let link = LinkKey::pair(linked.client.into(), linked.server.into());
+        tables.links.insert(linked.port.map_or(link, |exposed| LinkKey {
+            port: exposed.port,
+            proto: rules::number_of(exposed.protocol),
+            ..link
+        }));
+    }
+}
+
+/// Which networks may open connections to which. An internal one reaches nobody and is reached by nobody: Docker gives
+/// its containers no route out, so that no answer would come back.
+fn reach(policy: &Policy, inventory: &Inventory, desired: &mut Desired) {
+    let mut refused = BTreeSet::new();
+    for from in &inventory.networks {
+        let named = &policy.network(&from.name).reach;
+        for to in inventory.networks.iter().filter(|to| named.contains(&to.name)) {
+            let (Some(from_id), Some(to_id)) = (from.bridge_ifindex, to.bridge_ifindex) else { continue };
+            match [from, to].into_iter().find(|network| network.internal) {
+                _ if from_id == to_id => {}
+                Some(internal) => _ = refused.insert((&from.name, &to.name, &internal.name)),
+                None => _ = desired.state.tables.reach.insert(ReachKey { from: from_id, to: to_id }),
+            }
+        }
+    }
+    // What stands in [networks."*"] is not said of internal networks in particular.
+    for (from, to, internal) in refused.into_iter().filter(|(from, ..)| policy.networks.contains_key(*from)) {
+        desired.warnings.push(format!(
+            "[networks.{from}]: it does not reach `{to}`, for `{internal}` is internal: its containers have no route to \
+             other networks"
+        ));
     }
 }
 

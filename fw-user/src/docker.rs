@@ -24,7 +24,8 @@ use tokio::time::timeout;
 pub use self::error::DockerError;
 use self::snapshot::BridgeOptions;
 pub use self::snapshot::{
-    DockerContainer, DockerEndpoint, DockerNetwork, DockerSnapshot, GatewayMode, Published, Transport,
+    DockerContainer, DockerEndpoint, DockerNetwork, DockerSnapshot, Exposed, GatewayMode, Published,
+    Transport,
 };
 use crate::inventory::Mac;
 
@@ -365,18 +366,41 @@ fn inspected(
             }
         }
     }
+    let mut exposed = BTreeSet::new();
+    let (ports, labels) =
+        found.config.map(|config| (config.exposed_ports, config.labels)).unwrap_or_default();
+    for port in ports.unwrap_or_default() {
+        let (port, protocol) = container_port(what, &port)?;
+        exposed.insert(Exposed { protocol, port });
+    }
+    let (links, network_mode) =
+        found.host_config.map(|config| (config.links, config.network_mode)).unwrap_or_default();
     Ok(Some(DockerContainer {
         name: found.name.map_or_else(|| id.clone(), |name| name.trim_start_matches('/').to_owned()),
         id,
         pid: state.pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default(),
-        labels: found.config.and_then(|config| config.labels).unwrap_or_default().into_iter().collect(),
-        network_mode: found.host_config.and_then(|config| config.network_mode).unwrap_or_default(),
+        labels: labels.unwrap_or_default().into_iter().collect(),
+        network_mode: network_mode.unwrap_or_default(),
         endpoints: endpoints(what, settings.networks)?,
         published: published.into_iter().collect(),
+        exposed: exposed.into_iter().collect(),
+        links: links
+            .iter()
+            .flatten()
+            .filter_map(|link| linked_name(link))
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect(),
     }))
 }
 
-/// A container from the list alone, without its process.
+/// Docker writes `/server:/client/alias`.
+fn linked_name(link: &str) -> Option<String> {
+    let (server, _) = link.split_once(':')?;
+    Some(server.trim_start_matches('/').to_owned())
+}
+
+/// A container from the list alone, without its process and its links.
 fn listed(what: &str, found: models::ContainerSummary) -> Result<DockerContainer, DockerError> {
     let id = found.id.clone().ok_or_else(|| answer(what, "it has no id"))?;
     let mut published = BTreeSet::new();
@@ -396,6 +420,8 @@ fn listed(what: &str, found: models::ContainerSummary) -> Result<DockerContainer
         network_mode: found.host_config.and_then(|config| config.network_mode).unwrap_or_default(),
         endpoints: endpoints(what, found.network_settings.and_then(|settings| settings.networks))?,
         published: published.into_iter().collect(),
+        exposed: Vec::new(),
+        links: Vec::new(),
     })
 }
 

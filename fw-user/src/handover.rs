@@ -2,11 +2,13 @@
 //!
 //! Alone they open nothing: no program, no mark, and Docker's own chains decide. They stand in the flavour and
 //! family in which Docker's rules stand, behind every foreign rule of `DOCKER-USER`, and carry the comment `fw`.
-//! [`plan`], [`plan_removal`] and [`report`] are pure; only [`Iptables`] runs programs.
+//! [`plan`], [`plan_removal`] and [`report`] are pure; only [`Iptables`] and [`Nft`] run programs.
 
 mod connmark;
 mod iptables;
 mod layout;
+mod nft;
+mod program;
 mod rule;
 mod save;
 
@@ -18,6 +20,7 @@ use thiserror::Error;
 pub use self::connmark::doctor_marks;
 pub use self::iptables::{Change, Found, Iptables, Outcome, Status, Unreadable};
 pub use self::layout::{Edit, How, Placed, Report, plan, plan_removal, report, restore_input};
+pub use self::nft::{Backstop, Nft, Standing};
 use self::rule::MarkRule;
 
 /// The two-bit field of the packet mark that fw owns, by the number of its lower bit.
@@ -149,6 +152,19 @@ pub enum HandoverError {
         /// The device's name.
         name: String,
     },
+    /// The name would mean something else to nft.
+    #[error(
+        "cannot write a rule for bridge {name:?}: nft takes 1 to 15 characters without blanks, quotes or `*`; give the network a bridge of another name"
+    )]
+    Bridge {
+        /// The device's name.
+        name: String,
+    },
+    /// The kernel lacks what the table for bridges asks for.
+    #[error(
+        "this kernel's nftables cannot tell which bridge a frame is on: it lacks the module nft_meta_bridge (CONFIG_NFT_BRIDGE_META)"
+    )]
+    NoBridgeMeta,
     /// No iptables on this host.
     #[error(
         "cannot find iptables-save and iptables-restore in PATH or the sbin directories: install the package `iptables`"

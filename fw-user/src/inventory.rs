@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 pub use self::mac::{Mac, NotAMac};
-use crate::docker::{DockerContainer, DockerNetwork, DockerSnapshot, GatewayMode, Transport};
+use crate::docker::{DockerContainer, DockerNetwork, DockerSnapshot, Exposed, GatewayMode, Transport};
 use crate::netlink::{ContainerLink, HostSnapshot, Link, LinkKind, LocalAddress};
 use crate::policy::StaticNetwork;
 
@@ -26,6 +26,8 @@ pub struct Inventory {
     pub endpoints: Vec<Endpoint>,
     /// Ports of the host that Docker leads to containers, by host address, protocol and port.
     pub published: Vec<PublishedPort>,
+    /// Which containers Docker's legacy `--link` leads to ports of others, sorted.
+    pub linked: Vec<Linked>,
     /// Addresses of this host, by link.
     pub local_addresses: Vec<LocalAddress>,
     /// Devices of this host, by index.
@@ -115,6 +117,19 @@ pub struct PublishedPort {
     pub target: Option<PublishedTarget>,
 }
 
+/// A port of a container that another one was linked to, on one network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Linked {
+    /// The network of both, as an index into [`Inventory::networks`].
+    pub network: usize,
+    /// Address of the container that was started with `--link`.
+    pub client: IpAddr,
+    /// Address of the container that it names.
+    pub server: IpAddr,
+    /// The port; `None` for the link itself, which stands once for each pair.
+    pub port: Option<Exposed>,
+}
+
 /// The end of a published port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct PublishedTarget {
@@ -144,6 +159,7 @@ impl Inventory {
         assign_ports(&mut networks, &endpoints);
         Self {
             published: published(&managed, containers, &endpoints),
+            linked: linked(&networks, containers, &endpoints),
             networks,
             endpoints,
             local_addresses: host.addresses.clone(),
@@ -320,6 +336,39 @@ fn published(
     }
     published.into_iter().collect()
 }
+
+/// What Docker opens for `--link` (libnetwork, `bridge.link`): on the default network alone, IPv4 alone, the exposed
+/// ports of the container that is named.
+fn linked(networks: &[Network], containers: &[DockerContainer], endpoints: &[Endpoint]) -> Vec<Linked> {
+    let mut linked = BTreeSet::new();
+    let Some(network) = networks.iter().position(|it| it.docker_id.is_some() && it.name == DEFAULT_NETWORK)
+    else {
+        return Vec::new();
+    };
+    let addresses = |container: &DockerContainer| {
+        let places = endpoints
+            .iter()
+            .filter(|endpoint| endpoint.container_id == container.id && endpoint.network == network);
+        let addresses = places.flat_map(|place| place.addresses.iter().copied());
+        addresses.filter(IpAddr::is_ipv4).collect::<Vec<_>>()
+    };
+    for client in containers {
+        let servers = containers.iter().filter(|server| client.links.contains(&server.name));
+        for server in servers {
+            for (client, to) in addresses(client)
+                .into_iter()
+                .flat_map(|from| addresses(server).into_iter().map(move |to| (from, to)))
+            {
+                let ports = server.exposed.iter().map(|port| Some(*port)).chain([None]);
+                linked.extend(ports.map(|port| Linked { network, client, server: to, port }));
+            }
+        }
+    }
+    linked.into_iter().collect()
+}
+
+/// The name of the network that containers join if nothing else is said.
+const DEFAULT_NETWORK: &str = "bridge";
 
 /// Docker leads published ports over one network of a container, the one that has its default route
 /// (libnetwork, `Endpoint.Less`): not an internal one; then the highest gateway priority; swarm's

@@ -18,7 +18,7 @@ pub use self::message::Malformed;
 pub use self::namespace::{ContainerLink, links_of, links_of_each};
 pub use self::qdisc::{has_filters, remove_clsact_if_unused};
 use self::socket::{Question, Socket};
-pub use self::watch::{Watch, watch};
+pub use self::watch::{Joined, Watch, watch};
 use crate::inventory::Mac;
 
 /// Links, addresses and default routes of a network namespace at one moment.
@@ -65,6 +65,9 @@ pub struct Link {
     pub master: Option<u32>,
     /// Index of the device below (VLAN, macvlan) or at the other end (veth), in that device's namespace.
     pub parent: Option<u32>,
+    /// Numbers of the XDP programs that run on it.
+    #[serde(default)]
+    pub xdp: Vec<u32>,
 }
 
 /// The driver of a link, by the name that the kernel gives it.

@@ -12,26 +12,43 @@
 //! 5. Ports take the union of what the old and the new entries allow: a peer may change from the entry of an exact
 //!    address to that of any. Networks begin with the laxer of two changing terms. Endpoints stand before the ports of
 //!    bridges that are judged by them, but a port that is nobody's any more is so before its endpoint is elsewhere.
-//! 6. Roles of devices, then new hooks: a hook on a device without role drops everything, and by now the tables hold
+//!    A network that allows spoofing before or after does so on the way, and under the terms of that side, or what
+//!    spoofs would go where neither lets it.
+//!    Links that are over go before somebody can become known who was not, and new ones come when nobody is known any
+//!    more who will not be. `icc` goes first and comes last.
+//!    Limits stand before the ports that name them, and go after. What the host itself may open widens and narrows
+//!    like ports; whether it is asked at all is in the settings, which restrict it only at the end.
+//! 6. Roles of devices, then new hooks, a bridge's last, for it takes the word of its ports', then wider terms of
+//!    networks: a hook on a device without role drops everything, and by now the tables hold
 //!    all that is wanted. Hooks of devices that are uplinks no more go off after that: what came in by them may now come
 //!    in by the new ones (a device that joins a bond), and must not pass by neither. Then roles go.
-//! 7. Backwards: endpoints go; then networks take their stricter terms, which must not meet endpoints that are gone.
+//! 7. Backwards: networks take the new terms, for the wider ones must not meet endpoints that are gone; endpoints go; then
+//!    networks take the rest, the other way round.
 //!    Ports close. Both stand before subnets and addresses go, whose absence lets others use them as their source;
 //!    subnets before the addresses in them, networks last.
 //! 8. Sources lose the old zones, denials that are over go, and the settings become the new ones: observing begins
 //!    before everything else, and enforcing only when the tables are those that it was meant for.
 //!
-//! Where one write is not enough a packet is rather dropped: to an address that becomes or ceases to be ours while its
+//! Where one write is not enough a packet is rather dropped: between neighbours that a link joins before and `icc` after,
+//! or the other way round; to an address that becomes or ceases to be ours while its
 //! port opens or closes; by a new hook, which drops what the old tables say until they are gone; by the hook of a device
 //! that is an uplink no more, until it goes; and on a device that takes another role, where the old hook drops everything
-//! until the new one is there and it has gone.
+//! until the new one is there and it has gone; from a port that leaves its bridge; to a network that comes or
+//! goes and is reached; from a container under terms of its own, while its network begins or
+//! ceases to allow spoofing. And one may pass that neither lets through: from a container to
+//! an address that becomes or ceases to be the host's, while what the container may open to the host and to the outside
+//! changes, too; from a network that begins or ceases to reach another one, while it begins or ceases
+//! to allow spoofing, or its containers to be known;
+//! from a container that may less than its network, before its port has its hook; and from a port that leaves its
+//! bridge while the terms of that network change.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
-use fw_common::tables::memory::Memory;
+use fw_common::tables::memory::{Memory, Shared};
 use fw_common::tables::{
-    DenyRule, Endpoint, Interface, LocalAddress, LocalKey, NameKey, Network, Port, PortKey, Prefix, Settings,
-    Subnet, Zones, sources,
+    DenyRule, Endpoint, Interface, Limit, LinkKey, LocalAddress, LocalKey, NameKey, Network, OutKey, OutRule,
+    Port, PortKey, Prefix, ReachKey, Settings, Subnet, Zones, role, sources,
 };
 use fw_common::{Address, Hook};
 
@@ -76,6 +93,14 @@ pub enum Step {
     Source(Prefix, Option<Zones>),
     /// An address of a container.
     Endpoint(Address, Option<Endpoint>),
+    /// Whether one network reaches another.
+    Reach(ReachKey, Option<()>),
+    /// Whether a container is linked to a neighbour's port.
+    Link(LinkKey, Option<()>),
+    /// A rule for connections of the host itself.
+    Outbound(OutKey, Option<OutRule>),
+    /// A limit for new flows.
+    Limit(u32, Option<Limit>),
     /// A name.
     Name(NameKey, Option<String>),
     /// A program onto a hook.
@@ -105,6 +130,14 @@ pub enum Place {
     Source(Prefix),
     /// Map `endpoints`.
     Endpoint(Address),
+    /// Map `reach`.
+    Reach(ReachKey),
+    /// Map `links`.
+    Link(LinkKey),
+    /// Map `outbound`.
+    Outbound(OutKey),
+    /// Map `limits`.
+    Limit(u32),
     /// Map `names`.
     Name(NameKey),
     /// A hook.
@@ -112,6 +145,11 @@ pub enum Place {
 }
 
 impl Step {
+    /// Whether the step changes a hook; all others write a map.
+    pub fn is_hook(&self) -> bool {
+        matches!(self, Self::Attach(_) | Self::Detach(_))
+    }
+
     /// Where the step writes.
     pub fn place(&self) -> Place {
         match self {
@@ -124,6 +162,10 @@ impl Step {
             Self::Denied(key, _) => Place::Denied(*key),
             Self::Source(key, _) => Place::Source(*key),
             Self::Endpoint(key, _) => Place::Endpoint(*key),
+            Self::Reach(key, _) => Place::Reach(*key),
+            Self::Link(key, _) => Place::Link(*key),
+            Self::Outbound(key, _) => Place::Outbound(*key),
+            Self::Limit(key, _) => Place::Limit(*key),
             Self::Name(key, _) => Place::Name(*key),
             Self::Attach(point) | Self::Detach(point) => Place::Hook(*point),
         }
@@ -139,6 +181,7 @@ pub fn plan(current: &State, desired: &State) -> Vec<Step> {
         observe: old.settings.observe | new.settings.observe,
         deny: old.settings.deny | new.settings.deny,
         source_prefixes: old.settings.source_prefixes | new.settings.source_prefixes,
+        outbound: old.settings.outbound & new.settings.outbound,
         // An empty table has no settings of its own to keep; those of the desired one make it whole.
         ..if old.settings.abi == 0 { new.settings } else { old.settings }
     };
@@ -157,7 +200,16 @@ pub fn plan(current: &State, desired: &State) -> Vec<Step> {
     let union = union_of(&old.sources, &new.sources);
     prefixes(&old.sources, &union, &mut steps);
     grow(old, new, &mut steps);
-    steps.extend(desired.hooks.difference(&current.hooks).map(|point| Step::Attach(*point)));
+    let mut new_hooks: Vec<HookPoint> = desired.hooks.difference(&current.hooks).copied().collect();
+    new_hooks.sort_by_key(|point| (point.hook == Hook::BridgeIngress, *point));
+    steps.extend(new_hooks.into_iter().map(Step::Attach));
+    for (key, value) in &new.networks {
+        if let Some(known) = old.networks.get(key)
+            && laxer(*known, *value) != laxer_but_terms(*known, *value)
+        {
+            steps.push(Step::Network(*key, Some(laxer(*known, *value))));
+        }
+    }
     steps.extend(last.into_iter().map(Step::Detach));
     prune(&old.interfaces, &new.interfaces, |key, value| Step::Interface(*key, value), &mut steps);
     shrink(old, new, &mut steps);
@@ -174,32 +226,60 @@ pub fn plan(current: &State, desired: &State) -> Vec<Step> {
 fn grow(old: &Memory, new: &Memory, steps: &mut Vec<Step>) {
     put(&old.local_addresses, &new.local_addresses, |key, value| Step::LocalAddress(*key, value), steps);
     put(&old.subnets, &new.subnets, |key, value| Step::Subnet(*key, value), steps);
+    put(&old.limits, &new.limits, |key, value| Step::Limit(*key, value), steps);
+    steps.extend(new.reach.difference(&old.reach).map(|key| Step::Reach(*key, Some(()))));
+    widen(&old.outbound, &new.outbound, to_both, |key, value| Step::Outbound(*key, value), steps);
     widen(&old.ports, &new.ports, open_to_both, |key, value| Step::Port(*key, value), steps);
-    widen(&old.networks, &new.networks, laxer, |key, value| Step::Network(*key, value), steps);
+    for (key, value) in &old.interfaces {
+        let next = new.interfaces.get(key).map(|next| next.terms);
+        if spoofing(old, value.network) < spoofing(new, value.network)
+            && let Some(terms) = next.or(new.networks.get(&value.network).map(|network| network.terms))
+            && value.role == role::PORT
+            && terms != value.terms
+        {
+            steps.push(Step::Interface(*key, Some(Interface { terms, ..*value })));
+        }
+    }
+    let interfaces = &on_the_way(old, new);
+    widen(&old.networks, &new.networks, laxer_but_terms, |key, value| Step::Network(*key, value), steps);
+    steps.extend(old.links.difference(&new.links).map(|key| Step::Link(*key, None)));
     let endpoint = |key: &Address, value| Step::Endpoint(*key, value);
     let interface = |key: &u32, value| Step::Interface(*key, value);
     let loses_its_endpoint = |key: &u32, value: &Interface| {
         value.endpoint_known == 0 && old.interfaces.get(key).is_some_and(|known| known.endpoint_known != 0)
     };
     put_where(&old.endpoints, &new.endpoints, |key, _| !old.endpoints.contains_key(key), endpoint, steps);
-    put_where(&old.interfaces, &new.interfaces, loses_its_endpoint, interface, steps);
+    put_where(&old.interfaces, interfaces, loses_its_endpoint, interface, steps);
     put_where(&old.endpoints, &new.endpoints, |key, _| old.endpoints.contains_key(key), endpoint, steps);
     let others = |key: &u32, value: &Interface| !loses_its_endpoint(key, value);
-    put_where(&old.interfaces, &new.interfaces, others, interface, steps);
+    put_where(&old.interfaces, interfaces, others, interface, steps);
+    steps.extend(new.links.difference(&old.links).map(|key| Step::Link(*key, Some(()))));
 }
 
 /// What only the old tables had.
 fn shrink(old: &Memory, new: &Memory, steps: &mut Vec<Step>) {
+    for (key, value) in &new.networks {
+        let wide = old.networks.get(key).map(|known| laxer(*known, *value));
+        if let Some(wide) = wide.filter(|wide| wide.terms != value.terms && value.spoofing == wide.spoofing) {
+            steps.push(Step::Network(*key, Some(Network { terms: value.terms, ..wide })));
+        }
+    }
     prune(&old.endpoints, &new.endpoints, |key, value| Step::Endpoint(*key, value), steps);
     settle(&old.networks, &new.networks, laxer, |key, value| Step::Network(*key, value), steps);
+    put(&on_the_way(old, new), &new.interfaces, |key, value| Step::Interface(*key, value), steps);
     settle(&old.ports, &new.ports, open_to_both, |key, value| Step::Port(*key, value), steps);
     prune(&old.ports, &new.ports, |key, value| Step::Port(*key, value), steps);
+    settle(&old.outbound, &new.outbound, to_both, |key, value| Step::Outbound(*key, value), steps);
+    prune(&old.outbound, &new.outbound, |key, value| Step::Outbound(*key, value), steps);
+    prune(&old.limits, &new.limits, |key, value| Step::Limit(*key, value), steps);
     prune(&old.subnets, &new.subnets, |key, value| Step::Subnet(*key, value), steps);
+    steps.extend(old.reach.difference(&new.reach).map(|key| Step::Reach(*key, None)));
     prune(&old.local_addresses, &new.local_addresses, |key, value| Step::LocalAddress(*key, value), steps);
     prune(&old.networks, &new.networks, |key, value| Step::Network(*key, value), steps);
 }
 
 /// Steps for entries that are new or changed, longer prefixes before shorter ones (keys are ordered by length first).
+/// A table that is the very same (sets of a million prefixes are shared) is not gone through.
 fn put<K: Ord, V: Clone + PartialEq>(
     old: &BTreeMap<K, V>,
     new: &BTreeMap<K, V>,
@@ -217,6 +297,9 @@ fn put_where<K: Ord, V: Clone + PartialEq>(
     step: impl Fn(&K, Option<V>) -> Step,
     steps: &mut Vec<Step>,
 ) {
+    if std::ptr::eq(old, new) {
+        return;
+    }
     let changed = new.iter().rev().filter(|(key, value)| old.get(key) != Some(value) && which(key, value));
     steps.extend(changed.map(|(key, value)| step(key, Some(value.clone()))));
 }
@@ -228,6 +311,9 @@ fn prune<K: Ord, V>(
     step: impl Fn(&K, Option<V>) -> Step,
     steps: &mut Vec<Step>,
 ) {
+    if std::ptr::eq(old, new) {
+        return;
+    }
     steps.extend(old.keys().filter(|key| !new.contains_key(key)).map(|key| step(key, None)));
 }
 
@@ -274,17 +360,63 @@ fn open_to_both(old: Port, new: Port) -> Port {
         },
         published: old.published | new.published,
         open: old.open | new.open,
-        reserved: 0,
+        // Whom only one of them lets in may be under a limit there: better one too many for a moment.
+        limit: if new.limit == 0 { old.limit } else { new.limit },
     }
 }
 
-/// The terms that drop only what both drop; vouched for is what both vouch for.
+/// The rule that lets the host out to whom either does.
+fn to_both(old: OutRule, new: OutRule) -> OutRule {
+    OutRule {
+        zones: old.zones | new.zones,
+        destinations: match (old.destinations, new.destinations) {
+            (sources::ANY, _) | (_, sources::ANY) => sources::ANY,
+            _ => sources::ZONES,
+        },
+        ..new
+    }
+}
+
+/// As [`laxer`], under the old terms unless spoofing changes: the wider ones must not meet endpoints that are missing.
+fn laxer_but_terms(old: Network, new: Network) -> Network {
+    let terms = if old.spoofing == new.spoofing { old.terms } else { laxer(old, new).terms };
+    Network { terms, ..laxer(old, new) }
+}
+
+/// Whether a network allows spoofing.
+fn spoofing(tables: &Memory, network: u32) -> u8 {
+    tables.networks.get(&network).map_or(0, |network| network.spoofing)
+}
+
+/// The new devices, as long as their networks allow spoofing that they will not: under the terms that go with it.
+fn on_the_way(old: &Memory, new: &Memory) -> BTreeMap<u32, Interface> {
+    let one = |(key, value): (&u32, &Interface)| {
+        let before = old.networks.get(&value.network).filter(|_| value.role == role::PORT);
+        let terms = match before {
+            Some(network) if network.spoofing > spoofing(new, value.network) => {
+                let same = old.interfaces.get(key).filter(|known| known.network == value.network);
+                same.map_or(network.terms, |known| known.terms)
+            }
+            _ => value.terms,
+        };
+        (*key, Interface { terms, ..*value })
+    };
+    new.interfaces.iter().map(one).collect()
+}
+
+/// The terms that drop only what both drop; but neighbours talk to each other only where both let them. In the union of
+/// "any source" of the one and "to neighbours" of the other would pass what neither lets pass.
 fn laxer(old: Network, new: Network) -> Network {
     Network {
         icc: old.icc & new.icc,
         internal: old.internal & new.internal,
         spoofing: old.spoofing | new.spoofing,
-        reserved: 0,
+        terms: match old.spoofing.cmp(&new.spoofing) {
+            Ordering::Less => new.terms,
+            Ordering::Equal => old.terms.or(&new.terms),
+            Ordering::Greater => old.terms,
+        },
+        ..new
     }
 }
 
@@ -296,9 +428,15 @@ fn prefixes(old: &BTreeMap<Prefix, Zones>, new: &BTreeMap<Prefix, Zones>, steps:
 }
 
 /// Every prefix of both tables with the zones that either says of it.
-fn union_of(old: &BTreeMap<Prefix, Zones>, new: &BTreeMap<Prefix, Zones>) -> BTreeMap<Prefix, Zones> {
-    if old == new {
+fn union_of(
+    old: &Shared<BTreeMap<Prefix, Zones>>,
+    new: &Shared<BTreeMap<Prefix, Zones>>,
+) -> Shared<BTreeMap<Prefix, Zones>> {
+    if old.is_empty() || old == new {
         return new.clone();
+    }
+    if new.is_empty() {
+        return old.clone();
     }
     let both: BTreeSet<(Address, u32)> =
         old.keys().chain(new.keys()).map(|prefix| (prefix.address, prefix.bits)).collect();
@@ -316,7 +454,7 @@ fn union_of(old: &BTreeMap<Prefix, Zones>, new: &BTreeMap<Prefix, Zones>) -> BTr
         covering.push((prefix, before, after));
         union.insert(prefix, Zones { zones: before | after });
     }
-    union
+    union.into()
 }
 
 #[cfg(test)]

@@ -11,10 +11,12 @@ pub use ports::PortRange;
 pub use prefix::table_prefixes;
 pub use problem::{PolicyError, Problem};
 pub use summary::Summary;
+pub use tables::TableSizes;
 pub use words::{Fallback, HostAccess, Labels, Mode, NatOwner, Proto, Published, Spoofing, Xdp};
 
 mod describe;
 mod networks;
+mod outbound;
 mod parse;
 mod ports;
 mod prefix;
@@ -22,6 +24,7 @@ mod problem;
 mod section;
 mod set_file;
 mod summary;
+mod tables;
 mod unsupported;
 mod uplink;
 mod words;
@@ -29,7 +32,7 @@ mod words;
 #[cfg(test)]
 mod tests;
 
-/// How many sets the `[[allow]]` rules may use together: each is one bit of a 64-bit mask in the tables.
+/// How many sets the `[[allow]]` rules and `egress` may use together: each is one bit of a 64-bit mask in the tables.
 pub const MAX_ZONES: usize = 64;
 
 /// A valid policy. The default is what an empty file means: enforce, and nothing is allowed in.
@@ -49,10 +52,18 @@ pub struct Policy {
     pub allow: Vec<Allow>,
     /// What may never come in, in the order of the file; asked before every allow.
     pub deny: Vec<Deny>,
+    /// What the host itself may open connections to, in the order of the file; none: everything.
+    pub out: Vec<Out>,
+    /// How many new flows each source may open, in the order of the file; no two for one port.
+    pub limits: Vec<Limit>,
+    /// How large the tables are.
+    pub tables: TableSizes,
     /// Networks with a section of their own, by name; what it leaves out is taken from `default_network`.
     pub networks: BTreeMap<String, NetworkPolicy>,
     /// Every other network: the section `[networks."*"]`.
     pub default_network: NetworkPolicy,
+    /// Containers with a section of their own, by name.
+    pub containers: BTreeMap<String, ContainerPolicy>,
     /// Bridges that Docker does not manage, in the order of the file.
     pub static_networks: Vec<StaticNetwork>,
     /// Who writes the NAT rules.
@@ -74,8 +85,13 @@ impl Policy {
         parse::parse(text, path, base_dir)
     }
 
-    /// What is valid but is perhaps not meant; `known_networks` are the names of Docker's networks.
-    pub fn warnings(&self, known_networks: &BTreeSet<String>) -> Vec<String> {
+    /// What is valid but is perhaps not meant; `known_networks` are the names of Docker's networks, `known_containers`
+    /// those of the containers on them.
+    pub fn warnings(
+        &self,
+        known_networks: &BTreeSet<String>,
+        known_containers: &BTreeSet<String>,
+    ) -> Vec<String> {
         let known = |name: &str| {
             known_networks.contains(name) || self.static_networks.iter().any(|network| network.name == name)
         };
@@ -86,16 +102,29 @@ impl Policy {
         }
         for (name, set) in &self.sets {
             if set.prefixes.is_empty() {
-                warnings.push(format!("set `{name}` is empty: as a source it matches nobody"));
+                warnings.push(format!("set `{name}` is empty: it matches nobody"));
             }
         }
-        for (name, network) in &self.networks {
-            for unknown in std::iter::once(name).chain(&network.reach).filter(|name| !known(name)) {
+        let mut unknown_network = |section: &str, name: &String| {
+            if !known(name) {
                 warnings.push(format!(
-                    "[networks.{name}]: Docker knows no network `{unknown}` yet; what is said about it \
+                    "[networks.{section}]: Docker knows no network `{name}` yet; what is said about it \
                      takes effect when it appears"
                 ));
             }
+        };
+        self.default_network.reach.iter().for_each(|name| unknown_network("\"*\"", name));
+        for (section, network) in &self.networks {
+            unknown_network(section, section);
+            if network.reach != self.default_network.reach {
+                network.reach.iter().for_each(|name| unknown_network(section, name));
+            }
+        }
+        for name in self.containers.keys().filter(|name| !known_containers.contains(*name)) {
+            warnings.push(format!(
+                "[containers.{name}]: Docker knows no container `{name}` on a managed network yet; what is said \
+                 about it takes effect when it appears"
+            ));
         }
         warnings
     }
@@ -105,10 +134,26 @@ impl Policy {
         self.networks.get(name).unwrap_or(&self.default_network)
     }
 
-    /// The sets that `[[allow]]` rules use, at most [`MAX_ZONES`], in ascending order of name; a set's place
-    /// here is its zone.
+    /// Where the container of this name, on the network of this name, may open connections to outside.
+    pub fn egress(&self, network: &str, container: Option<&str>) -> &Egress {
+        let own = container.and_then(|name| self.containers.get(name));
+        own.and_then(|own| own.egress.as_ref()).unwrap_or(&self.network(network).egress)
+    }
+
+    /// Whether the container of this name, on the network of this name, may open connections to this host.
+    pub fn host(&self, network: &str, container: Option<&str>) -> HostAccess {
+        let own = container.and_then(|name| self.containers.get(name));
+        own.and_then(|own| own.host).unwrap_or(self.network(network).host)
+    }
+
+    /// The sets that `[[allow]]` and `[[out]]` rules and `egress` use, at most [`MAX_ZONES`], in ascending order of name.
     pub fn zones(&self) -> Vec<&SetName> {
-        let used: BTreeSet<&SetName> = self.allow.iter().flat_map(|rule| rule.from.sets()).collect();
+        let from = self.allow.iter().flat_map(|rule| rule.from.sets());
+        let to = self.out.iter().flat_map(|rule| rule.to.sets());
+        let networks = self.networks.values().chain([&self.default_network]).map(|network| &network.egress);
+        let containers = self.containers.values().filter_map(|container| container.egress.as_ref());
+        let egress = networks.chain(containers).flat_map(Egress::sets);
+        let used: BTreeSet<&SetName> = from.chain(to).chain(egress).collect();
         used.into_iter().collect()
     }
 }
@@ -218,6 +263,40 @@ pub struct Deny {
     pub line: u32,
 }
 
+/// One `[[out]]` rule: what the host itself may open connections to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Out {
+    /// Its name, unique among all rules.
+    pub name: String,
+    /// The protocol.
+    pub proto: Proto,
+    /// Destination ports: ascending, disjoint; empty for any.
+    pub ports: Vec<PortRange>,
+    /// Source ports: ascending, disjoint; empty for any.
+    pub source_ports: Vec<PortRange>,
+    /// Who may be reached.
+    pub to: Sources,
+    /// The line of the policy file where the rule begins, from 1.
+    pub line: u32,
+}
+
+/// One `[[limit]]` rule: how many new flows each source may open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limit {
+    /// Its name, unique among all rules.
+    pub name: String,
+    /// The protocol.
+    pub proto: Proto,
+    /// The ports, all under one bucket: ascending, disjoint; empty for ICMP and for nothing else.
+    pub ports: Vec<PortRange>,
+    /// New flows a second, averaged.
+    pub rate: u32,
+    /// New flows at once.
+    pub burst: u32,
+    /// The line of the policy file where the rule begins, from 1.
+    pub line: u32,
+}
+
 /// What containers of a network may do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NetworkPolicy {
@@ -245,6 +324,25 @@ pub enum Egress {
     Internet,
     /// Members of these sets; at least one, ascending, each in [`Policy::sets`].
     To(Vec<SetName>),
+}
+
+impl Egress {
+    /// The sets; none unless it is [`Egress::To`].
+    pub fn sets(&self) -> &[SetName] {
+        match self {
+            Self::To(names) => names,
+            Self::Any | Self::None | Self::Internet => &[],
+        }
+    }
+}
+
+/// What one container may do, on all its networks; `None` is what its network says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ContainerPolicy {
+    /// What it may open connections to, outside this host.
+    pub egress: Option<Egress>,
+    /// Whether it may open connections to this host.
+    pub host: Option<HostAccess>,
 }
 
 /// A bridge that Docker does not manage.

@@ -10,11 +10,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use crate::datapath::{Datapath, DatapathError};
-use crate::desired::{Desired, DesiredError, desired};
+use crate::desired::{Desired, DesiredError, Prepared, desired_with, newcomer};
 use crate::docker::{Docker, DockerError, DockerSnapshot, Events};
-use crate::handover::{self, Iptables};
+use crate::handover::{self, Backstop, Iptables, Nft, Standing};
 use crate::inventory::Inventory;
-use crate::netlink::{self, HostSnapshot, NetlinkError};
+use crate::netlink::{self, HostSnapshot, Joined, NetlinkError, Watch};
 use crate::plan::{State, Step, plan};
 use crate::policy::Policy;
 
@@ -26,6 +26,8 @@ pub use uplinks::{MissingUplinks, check_uplinks};
 const PERIOD: Duration = Duration::from_secs(10);
 /// Between two passes: changes that come in a stream (routes of a BGP host, fifty containers) share one.
 const REST: Duration = Duration::from_millis(20);
+/// Sets with more prefixes than this are read at the start and after a failure alone.
+const LARGE_SETS: usize = 10_000;
 /// Pauses before Docker's events are asked for again.
 const PAUSES: [Duration; 5] = [
     Duration::from_millis(200),
@@ -78,13 +80,21 @@ pub struct Reconciler {
     policy: Policy,
     /// A policy read again, until it is seen to fit.
     candidate: Option<Policy>,
+    /// What follows from the policy alone.
+    prepared: Option<Prepared>,
     docker: Docker,
     last_docker: Option<DockerSnapshot>,
     datapath: Datapath,
     /// What the maps hold according to the last pass; read again whenever there is doubt.
     believed: Option<State>,
     /// Devices of the hand-over that stands.
-    handed_over: Option<BTreeSet<String>>,
+    handed_over: Option<(BTreeSet<String>, bool)>,
+    /// The backstop between neighbours that stands.
+    backstop: Option<Standing>,
+    /// Hears of devices; none before the first pass, or after it has broken.
+    watch: Option<Watch>,
+    /// Something has changed since the devices were read.
+    stale: bool,
     said: BTreeSet<String>,
     status: Daemon,
 }
@@ -120,11 +130,15 @@ impl Reconciler {
             policy_file,
             policy,
             candidate: None,
+            prepared: None,
             docker,
             last_docker: None,
             datapath,
             believed: None,
             handed_over: None,
+            backstop: None,
+            watch: None,
+            stale: false,
             said: BTreeSet::new(),
             status,
         }
@@ -163,7 +177,7 @@ impl Reconciler {
     /// Runs until SIGTERM or SIGINT; everything stays in force behind it.
     ///
     /// `watch` and `events` have been listening since before the first pass.
-    pub async fn run(mut self, mut watch: netlink::Watch, events: Events) -> std::io::Result<()> {
+    pub async fn run(mut self, watch: Watch, events: Events) -> std::io::Result<()> {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -173,6 +187,7 @@ impl Reconciler {
         let mut events = Some(events);
         let mut failures = 0;
         let mut again_at = Instant::now();
+        self.watch = Some(watch);
         loop {
             let wake = tokio::select! {
                 _ = terminate.recv() => break,
@@ -181,17 +196,17 @@ impl Reconciler {
                     self.reload();
                     Wake::Everything
                 }
-                _ = tick.tick() => Wake::Everything,
-                changed = watch.changed() => {
-                    if let Err(error) = changed {
-                        tracing::warn!(error = chain(&error), "changes of devices are not reported; looking every 10 s");
-                        match netlink::watch() {
-                            Ok(again) => watch = again,
-                            Err(_) => sleep(PAUSES[1]).await,
-                        }
+                _ = tick.tick() => {
+                    if self.watch.is_none() {
+                        self.watch = netlink::watch().ok();
                     }
+                    Wake::Everything
+                }
+                joined = changed(&mut self.watch) => {
+                    self.welcome(&joined);
                     Wake::Devices
                 }
+                () = std::future::ready(()), if self.stale => Wake::Devices,
                 () = sleep_until(again_at), if events.is_none() => {
                     events = Some(self.docker.events());
                     Wake::Docker
@@ -214,10 +229,43 @@ impl Reconciler {
                 Ok(_) => {}
                 Err(error) => self.failed(&error),
             }
-            sleep(REST).await;
+            self.beside(sleep(REST)).await;
         }
         tracing::info!("ending; everything stays pinned and in force (`fw down` takes it away)");
         Ok(())
+    }
+
+    /// Waits for `work`, and hooks newcomers meanwhile: neither Docker's answer nor a lock on iptables keeps a port open.
+    async fn beside<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            let joined = tokio::select! {
+                done = &mut work => return done,
+                joined = changed(&mut self.watch) => joined,
+            };
+            self.welcome(&joined);
+        }
+    }
+
+    /// Hooks devices that have just become ports of managed bridges, ahead of the pass that finds out what they are.
+    fn welcome(&mut self, joined: &[Joined]) {
+        self.stale = true;
+        for Joined { index, name, master } in joined {
+            let Some(believed) = &mut self.believed else { return };
+            let device = BTreeMap::from([(*index, name.clone())]);
+            for step in newcomer(believed, *index, *master) {
+                if let Err(error) = self.datapath.apply(&step, &device) {
+                    // It may be gone again; if not, the pass that follows says what is wrong.
+                    tracing::debug!(device = name, error = chain(&error), "new port not hooked at once");
+                    break;
+                }
+                match step {
+                    Step::Interface(key, Some(port)) => _ = believed.tables.interfaces.insert(key, port),
+                    Step::Attach(point) => _ = believed.hooks.insert(point),
+                    _ => {}
+                }
+            }
+        }
     }
 
     /// A pass that could not be completed: what was in force stays, and everything is looked at again.
@@ -225,6 +273,8 @@ impl Reconciler {
         tracing::error!(error = chain(error), "pass failed; what was in force stays in force");
         self.status.degraded = 1;
         self.believed = None;
+        // What failed now fails at once again: the next event or the next ten seconds.
+        self.stale = false;
         self.report();
     }
 
@@ -247,6 +297,9 @@ impl Reconciler {
     fn read_policy(&self) -> Result<Policy, Box<dyn std::error::Error>> {
         let policy = Policy::read(&self.policy_file)?;
         check_uplinks(&policy, Some(&self.policy), &netlink::snapshot()?.links)?;
+        if policy.tables.of_maps() != self.policy.tables.of_maps() {
+            return Err("a table of another size needs another map: run `fw down`, then `fw run`".into());
+        }
         Ok(policy)
     }
 
@@ -256,26 +309,33 @@ impl Reconciler {
         if wake >= Wake::Docker {
             self.ask_docker().await?;
         }
+        let container_links = self.container_links().await?;
+        // From here to the hooks nothing is waited for: whoever is hooked in between is in this snapshot.
+        self.stale = false;
         let host = netlink::snapshot()?;
         let devices: BTreeMap<u32, String> =
             host.links.iter().map(|link| (link.index, link.name.clone())).collect();
-        let container_links = self.container_links().await?;
         let current = self.in_force(wake, &devices)?;
         let wanted = self.wanted(&host, &container_links, &current)?;
         self.say(&wanted.warnings);
         let steps = plan(&current, &wanted.state);
         let degraded = self.carry_out(&steps, &devices)?;
-        if wake >= Wake::Docker || self.handed_over.as_ref() != Some(&wanted.output_devices) {
-            self.hand_over(wanted.output_devices).await;
+        if let Err(error) = self.datapath.drop_early(&wanted.early, &host.links) {
+            self.say(&[format!("no early drop: {}", chain(&error))]);
         }
-        self.status.degraded = u8::from(degraded || self.status.handover == 0 || self.status.docker == 0);
         let passed = Passed {
             steps: steps.len(),
             hooks: wanted.state.hooks.len(),
             networks: wanted.state.tables.networks.len(),
             ports: wanted.state.tables.ports.len(),
         };
+        let wanted_rules = (wanted.output_devices, !wanted.state.tables.reach.is_empty());
         self.believed = Some(wanted.state);
+        if wake >= Wake::Docker || self.handed_over.as_ref() != Some(&wanted_rules) {
+            self.hand_over(wanted_rules).await;
+        }
+        self.keep_apart(wake, wanted.apart).await;
+        self.status.degraded = u8::from(degraded || self.status.handover == 0 || self.status.docker == 0);
         self.status.ready = 1;
         self.status.passes += 1;
         self.status.last_pass = monotonic_seconds();
@@ -294,10 +354,16 @@ impl Reconciler {
             Inventory::new(docker, host, links, &policy.static_networks)
         };
         if let Some(candidate) = self.candidate.take() {
-            match desired(&candidate, &inventory(self.last_docker.as_ref(), &candidate), current) {
-                Ok(wanted) => {
+            let inventory = inventory(self.last_docker.as_ref(), &candidate);
+            let fitting = Prepared::new(&candidate, current).and_then(|prepared| {
+                Ok((desired_with(&candidate, &inventory, current, &prepared)?, prepared))
+            });
+            match fitting {
+                Ok((wanted, prepared)) => {
                     self.policy = candidate;
+                    self.prepared = Some(prepared);
                     self.said.clear();
+                    self.datapath.forget_refusals();
                     return Ok(wanted);
                 }
                 Err(error) => {
@@ -308,7 +374,14 @@ impl Reconciler {
                 }
             }
         }
-        Ok(desired(&self.policy, &inventory(self.last_docker.as_ref(), &self.policy), current)?)
+        let prepared = match self.prepared.take().filter(|prepared| prepared.is_of(current)) {
+            Some(prepared) => prepared,
+            None => Prepared::new(&self.policy, current)?,
+        };
+        let inventory = inventory(self.last_docker.as_ref(), &self.policy);
+        let wanted = desired_with(&self.policy, &inventory, current, &prepared);
+        self.prepared = Some(prepared);
+        Ok(wanted?)
     }
 
     /// What is in force: read from the maps if there is doubt, else as the last pass left them. Hooks are always looked
@@ -318,12 +391,17 @@ impl Reconciler {
             Some(believed) if wake < Wake::Everything => {
                 Ok(State { hooks: self.datapath.hooks(devices)?, ..believed })
             }
+            // Sets of a million prefixes take a second to read, and nobody writes them but us.
+            Some(believed) if believed.tables.sources.len() + believed.tables.denied.len() > LARGE_SETS => {
+                Ok(self.datapath.read_around(&believed, devices)?)
+            }
             _ => Ok(self.datapath.read(devices)?),
         }
     }
 
     async fn ask_docker(&mut self) -> Result<(), PassError> {
-        match self.docker.snapshot().await {
+        let docker = self.docker.clone();
+        match self.beside(async move { docker.snapshot().await }).await {
             Ok(snapshot) => {
                 if self.status.docker == 0 && self.status.passes > 0 {
                     tracing::info!("Docker answers again");
@@ -348,11 +426,11 @@ impl Reconciler {
 
     /// The links inside each running container; one that cannot be read is not matched to its port, which is then
     /// judged by addresses and vouched for by nobody.
-    async fn container_links(&self) -> Result<BTreeMap<u32, Vec<netlink::ContainerLink>>, PassError> {
+    async fn container_links(&mut self) -> Result<BTreeMap<u32, Vec<netlink::ContainerLink>>, PassError> {
         let containers = self.last_docker.iter().flat_map(|docker| &docker.containers);
         let pids = containers.map(|container| container.pid).filter(|pid| *pid != 0).collect();
         let mut links = BTreeMap::new();
-        for (pid, found) in netlink::links_of_each(pids).await? {
+        for (pid, found) in self.beside(netlink::links_of_each(pids)).await? {
             match found {
                 Ok(found) => {
                     links.insert(pid, found);
@@ -371,12 +449,21 @@ impl Reconciler {
         let first_hook = steps.iter().position(|step| matches!(step, Step::Attach(_))).unwrap_or(steps.len());
         let (tables, rest) = steps.split_at(first_hook);
         let mut failed = false;
-        for step in tables {
-            failed |= self.carry_out_one(step, devices)?;
+        failed |= self.carry_out_all(tables, devices)?;
+        if let Some(step) = self.datapath.maps().first_not_held(tables)? {
+            return Err(PassError::ReadBack { what: format!("{step:?}") });
         }
-        self.check_written(tables)?;
-        for step in rest {
-            failed |= self.carry_out_one(step, devices)?;
+        failed |= self.carry_out_all(rest, devices)?;
+        Ok(failed)
+    }
+
+    fn carry_out_all(&mut self, steps: &[Step], devices: &BTreeMap<u32, String>) -> Result<bool, PassError> {
+        let mut failed = false;
+        for run in steps.chunk_by(|one, other| !one.is_hook() && !other.is_hook()) {
+            match run {
+                [step] if step.is_hook() => failed |= self.carry_out_one(step, devices)?,
+                run => self.datapath.maps().apply_all(run)?,
+            }
         }
         Ok(failed)
     }
@@ -386,7 +473,7 @@ impl Reconciler {
     fn carry_out_one(&mut self, step: &Step, devices: &BTreeMap<u32, String>) -> Result<bool, PassError> {
         match self.datapath.apply(step, devices) {
             Ok(()) => Ok(false),
-            Err(error) if self.status.passes > 0 && matches!(step, Step::Attach(_) | Step::Detach(_)) => {
+            Err(error) if self.status.passes > 0 && step.is_hook() => {
                 tracing::warn!(error = chain(&error), "hook not changed; trying again with the next pass");
                 Ok(true)
             }
@@ -394,29 +481,18 @@ impl Reconciler {
         }
     }
 
-    /// What was written must be in the maps before a hook relies on it. An entry that is written twice on the way
-    /// (sources, settings) counts as it was written last.
-    fn check_written(&mut self, steps: &[Step]) -> Result<(), PassError> {
-        let last: BTreeMap<_, _> = steps.iter().map(|step| (step.place(), step)).collect();
-        for step in last.into_values() {
-            if !self.datapath.maps().holds(step)? {
-                return Err(PassError::ReadBack { what: format!("{step:?}") });
-            }
-        }
-        Ok(())
-    }
-
     /// Has iptables let packets with our mark skip Docker's filter chains.
-    async fn hand_over(&mut self, output_devices: BTreeSet<String>) {
+    async fn hand_over(&mut self, (output_devices, reach): (BTreeSet<String>, bool)) {
         let bit = self.policy.marks.bit;
         let devices = output_devices.clone();
         let applied = tokio::task::spawn_blocking(move || {
-            let wanted = handover::Desired::new(handover::Marks::new(bit)?, devices, false)?;
+            let wanted = handover::Desired::new(handover::Marks::new(bit)?, devices, reach)?;
             Iptables::find()?.apply(&wanted)
         });
-        let applied = applied.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        let applied = self.beside(applied).await;
+        let applied = applied.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
         self.status.handover = u8::from(applied.is_ok());
-        self.handed_over = applied.is_ok().then_some(output_devices);
+        self.handed_over = applied.is_ok().then_some((output_devices, reach));
         match applied {
             Ok(outcome) => {
                 if outcome.changed {
@@ -427,6 +503,34 @@ impl Reconciler {
                 self.say(&unreadable.collect::<Vec<_>>());
             }
             Err(error) => self.say(&[format!("Docker's rules do not know our mark: {}", chain(&error))]),
+        }
+    }
+
+    /// Keeps the backstop between neighbours as it should be.
+    async fn keep_apart(&mut self, wake: Wake, bridges: BTreeSet<String>) {
+        let wanted = match handover::Marks::new(self.policy.marks.bit)
+            .and_then(|marks| Backstop::new(marks, bridges))
+        {
+            Ok(wanted) => wanted,
+            Err(error) => return self.say(&[format!("no backstop between neighbours: {}", chain(&error))]),
+        };
+        if wake < Wake::Docker && self.backstop.as_ref().is_some_and(|standing| standing.is(&wanted)) {
+            return;
+        }
+        let Some(nft) = Nft::find() else {
+            if !wanted.is_empty() {
+                self.say(&["cannot find `nft` in PATH or the sbin directories: on networks without icc two containers that \
+                     are both new may reach each other until their ports are hooked; install the package `nftables`"
+                    .to_owned()]);
+            }
+            return;
+        };
+        let before = self.backstop.take();
+        let applied = tokio::task::spawn_blocking(move || nft.apply(&wanted, before.as_ref()));
+        let applied = self.beside(applied).await;
+        match applied.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) {
+            Ok(standing) => self.backstop = Some(standing),
+            Err(error) => self.say(&[format!("no backstop between neighbours: {}", chain(&error))]),
         }
     }
 
@@ -445,6 +549,16 @@ impl Reconciler {
             tracing::error!(error = chain(&error), "cannot tell `fw status` how it goes");
         }
     }
+}
+
+/// Waits for the next change of devices: for ever if nobody listens. A watch that breaks is thrown away.
+async fn changed(watch: &mut Option<Watch>) -> Vec<Joined> {
+    let Some(listening) = watch else { return std::future::pending().await };
+    listening.changed().await.unwrap_or_else(|error| {
+        tracing::warn!(error = chain(&error), "changes of devices are not reported; looking every 10 s");
+        *watch = None;
+        Vec::new()
+    })
 }
 
 /// Waits for Docker's next event; false if the stream has ended.

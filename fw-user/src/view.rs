@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use fw_common::tables::{Endpoint, NameKey, Prefix, link_layer, name_kind, role, sources};
+use fw_common::flow::{Flow, FlowKey};
+use fw_common::tables::{Endpoint, NameKey, Prefix, Terms, egress, link_layer, name_kind, role, sources};
 use fw_common::wire::proto;
-use fw_common::{Address, flow};
+use fw_common::{Address, Mac, flow};
 use serde_json::{Map, Value, json};
 
 use crate::datapath::{DatapathError, Maps};
@@ -14,7 +15,7 @@ use crate::plan::State;
 pub type Row = Map<String, Value>;
 
 /// The tables that `fw table` prints.
-pub const TABLES: [&str; 13] = [
+pub const TABLES: [&str; 20] = [
     "settings",
     "interfaces",
     "subnets",
@@ -24,7 +25,14 @@ pub const TABLES: [&str; 13] = [
     "denied",
     "sources",
     "endpoints",
+    "reach",
+    "links",
     "flows",
+    "inbound_flows",
+    "outbound",
+    "limits",
+    "buckets",
+    "datagrams",
     "counters",
     "rules",
     "names",
@@ -44,7 +52,14 @@ pub fn rows(table: &str, maps: &Maps, now: u32) -> Result<Option<Vec<Row>>, Data
         "denied" => denied(&state, names),
         "sources" => zones(&state, names),
         "endpoints" => endpoints(&state, names),
-        "flows" => flows(maps, now)?,
+        "reach" => reach(&state, names),
+        "links" => links(&state),
+        "flows" => flows(maps.flows()?, Flow::is_expired, now),
+        "inbound_flows" => flows(maps.inbound_flows()?, Flow::is_forgotten, now),
+        "outbound" => outbound(&state, names),
+        "limits" => limits(&state, names),
+        "buckets" => buckets(maps, &state, names)?,
+        "datagrams" => datagrams(maps, now)?,
         "counters" => counters(maps)?,
         "rules" => rules(maps, names)?,
         "names" => state
@@ -169,6 +184,8 @@ fn settings(state: &State) -> Row {
         "mark_bit": settings.mark_bit,
         "deny": settings.deny != 0,
         "source_prefixes": settings.source_prefixes != 0,
+        "outbound": settings.outbound != 0,
+        "flow_budget": settings.flow_budget,
     }))
 }
 
@@ -186,7 +203,10 @@ fn interfaces(state: &State, names: Names<'_>) -> Vec<Row> {
             "bridge_port": interface.bridge_port != 0,
             "network": (interface.network != 0).then(|| names.of(name_kind::NETWORK, interface.network)),
             "container": (interface.endpoint_known != 0).then(|| names.of(name_kind::ENDPOINT, *ifindex)),
-            "mac": (interface.endpoint_known != 0).then(|| interface.mac.to_string()),
+            "mac": (interface.mac != Mac::default()).then(|| interface.mac.to_string()),
+            "egress": (interface.role == role::PORT).then(|| egress(&interface.terms, names)),
+            "host": (interface.role == role::PORT).then_some(interface.terms.host != 0),
+            "counted_as": (interface.owner != 0).then_some(interface.owner),
         }))
     };
     state.tables.interfaces.iter().map(one).collect()
@@ -211,6 +231,8 @@ fn networks(state: &State, names: Names<'_>) -> Vec<Row> {
                 "icc": network.icc != 0,
                 "internal": network.internal != 0,
                 "spoofing": if network.spoofing == 0 { "drop" } else { "allow" },
+                "egress": egress(&network.terms, names),
+                "host": network.terms.host != 0,
             }))
         })
         .collect()
@@ -245,6 +267,7 @@ fn ports(state: &State, names: Names<'_>) -> Vec<Row> {
                 },
                 "published": port.published != 0,
                 "open": port.open != 0,
+                "limit": (port.limit != 0).then(|| limit_name(state, names, port.limit.into())),
             }))
         })
         .collect()
@@ -279,7 +302,50 @@ fn endpoints(state: &State, names: Names<'_>) -> Vec<Row> {
         .collect()
 }
 
-fn flows(maps: &Maps, now: u32) -> Result<Vec<Row>, DatapathError> {
+fn reach(state: &State, names: Names<'_>) -> Vec<Row> {
+    let network = |id| names.of(name_kind::NETWORK, id);
+    let reach = state.tables.reach.iter();
+    reach.map(|key| row(json!({"from": network(key.from), "to": network(key.to)}))).collect()
+}
+
+/// The networks that this one reaches.
+pub fn reached(state: &State, names: Names<'_>, network: u32) -> Vec<String> {
+    let reached = state.tables.reach.iter().filter(|key| key.from == network);
+    reached.map(|key| names.of(name_kind::NETWORK, key.to)).collect()
+}
+
+/// Where these terms let containers go outside: `any`, `none`, or a list of `internet` and sets.
+pub fn egress(terms: &Terms, names: Names<'_>) -> Value {
+    let holds = |kind: u8| terms.egress & kind != 0;
+    if holds(egress::ANY) {
+        return json!("any");
+    }
+    let mut places = Vec::new();
+    if holds(egress::INTERNET) {
+        places.push("internet".to_owned());
+    }
+    if holds(egress::ZONES) {
+        places.extend(names.zones(terms.zones));
+    }
+    if places.is_empty() { json!("none") } else { json!(places) }
+}
+
+fn links(state: &State) -> Vec<Row> {
+    let ports = state.tables.links.iter().filter(|link| link.port != 0);
+    ports
+        .map(|link| {
+            row(json!({
+                "client": link.client.to_string(),
+                "server": link.server.to_string(),
+                "proto": protocol(link.proto),
+                "port": link.port,
+            }))
+        })
+        .collect()
+}
+
+/// The flows that are alive at `now`, by the rule of their table.
+fn flows(flows: BTreeMap<FlowKey, Flow>, is_over: fn(&Flow, u8, u32) -> bool, now: u32) -> Vec<Row> {
     let state = |number| match number {
         flow::state::OPENING => "opening",
         flow::state::ANSWERED => "answered",
@@ -292,18 +358,88 @@ fn flows(maps: &Maps, now: u32) -> Result<Vec<Row>, DatapathError> {
         flow::owner::CONTAINER => "container",
         _ => "other",
     };
-    let live = maps.flows()?.into_iter().filter(|(key, flow)| !flow.is_expired(key.proto, now));
-    Ok(live
-        .map(|(key, flow)| {
+    let live = flows.into_iter().filter(|(key, flow)| !is_over(flow, key.proto, now));
+    live.map(|(key, flow)| {
+        row(json!({
+            "proto": protocol(key.proto),
+            "local": key.local.to_string(),
+            "local_port": key.local_port,
+            "remote": key.remote.to_string(),
+            "remote_port": key.remote_port,
+            "state": state(flow.state),
+            "owner": owner(flow.owner),
+            "counted_as": (flow.container != 0).then_some(flow.container),
+            "idle_seconds": now.saturating_sub(flow.last_seen),
+        }))
+    })
+    .collect()
+}
+
+fn outbound(state: &State, names: Names<'_>) -> Vec<Row> {
+    let any = |port: u16| (port != 0).then_some(port);
+    let rules = state.tables.outbound.iter();
+    rules
+        .map(|(key, rule)| {
             row(json!({
                 "proto": protocol(key.proto),
-                "local": key.local.to_string(),
-                "local_port": key.local_port,
-                "remote": key.remote.to_string(),
-                "remote_port": key.remote_port,
-                "state": state(flow.state),
-                "owner": owner(flow.owner),
-                "idle_seconds": now.saturating_sub(flow.last_seen),
+                "port": any(key.port),
+                "source_port": any(key.source_port),
+                "rule": names.of(name_kind::RULE, rule.rule),
+                "to": match rule.destinations {
+                    sources::ANY => json!("any"),
+                    sources::ZONES => json!(names.zones(rule.zones)),
+                    _ => Value::Null,
+                },
+            }))
+        })
+        .collect()
+}
+
+fn limits(state: &State, names: Names<'_>) -> Vec<Row> {
+    let limits = state.tables.limits.iter();
+    limits
+        .map(|(id, limit)| {
+            row(json!({
+                "limit": names.of(name_kind::RULE, limit.rule),
+                "id": id,
+                "rate": limit.rate,
+                "burst": limit.burst,
+            }))
+        })
+        .collect()
+}
+
+/// The rule behind the number of a limit.
+fn limit_name(state: &State, names: Names<'_>, id: u32) -> String {
+    let limit = state.tables.limits.get(&id);
+    limit.map_or_else(|| id.to_string(), |limit| names.of(name_kind::RULE, limit.rule))
+}
+
+fn buckets(maps: &Maps, state: &State, names: Names<'_>) -> Result<Vec<Row>, DatapathError> {
+    let buckets = maps.buckets()?.into_iter();
+    Ok(buckets
+        .map(|(key, bucket)| {
+            let peer = key.peer.to_string();
+            row(json!({
+                "limit": limit_name(state, names, key.limit),
+                "peer": if key.peer.is_v4() { peer } else { format!("{peer}/64") },
+                "flows_left": bucket.tokens / 1000,
+            }))
+        })
+        .collect())
+}
+
+fn datagrams(maps: &Maps, now: u32) -> Result<Vec<Row>, DatapathError> {
+    let datagrams = maps.datagrams()?.into_iter();
+    Ok(datagrams
+        .map(|(key, datagram)| {
+            row(json!({
+                "source": key.source.to_string(),
+                "destination": key.destination.to_string(),
+                "id": key.id,
+                "proto": key.source.is_v4().then(|| protocol(key.proto)),
+                "mark": datagram.mark,
+                "age_seconds": now.saturating_sub(datagram.seen),
             }))
         })
         .collect())

@@ -1,295 +1,246 @@
 //! The loaded programs against `decide`: the same packets, the same tables, the same action, mark, reason, rule and
-//! flows. Needs root; runs in a network namespace of its own that ends with its thread.
+//! all that they leave behind. Needs root; runs in a network namespace of its own that ends with its thread.
+//!
+//! Every example, whatever once differed, and random packets over random tables; `cargo xtask equivalence` runs more
+//! of the latter.
 
 #[path = "../../fw-common/tests/decide/example/mod.rs"]
 mod example;
+#[path = "equivalence/kernel.rs"]
+mod kernel;
 #[path = "support/namespace.rs"]
 mod namespace;
+#[path = "../../fw-common/tests/random/mod.rs"]
+#[expect(dead_code, reason = "the fuzzer's way to choose")]
+mod random;
+#[path = "equivalence/record.rs"]
+mod record;
+#[path = "equivalence/shrink.rs"]
+mod shrink;
+#[path = "equivalence/traffic.rs"]
+mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Instant;
+use std::{env, fs};
 
-use bytemuck::Zeroable as _;
-use example::host::{NOW, mac_of};
-use example::{Case, Scene, cases};
-use fw_common::decide::{Workspace, marked};
-use fw_common::flow::{Flow, FlowKey};
-use fw_common::{Action, Address, Hook, Mark, Reason, Verdict, decide};
-use fw_user::datapath::{Maps, Programs, Seen, TestRun};
-use fw_user::plan::{State, plan};
-use nix::time::{ClockId, clock_gettime};
+use example::packets::ip;
+use example::{Case, Scene, cases, host};
+use fw_common::flow::counted;
+use fw_common::{Address, Hook, Reason};
+use kernel::{Batch, Difference, Judged, Kernel};
+use random::{Random, world};
+use traffic::{Sent, Traffic};
 
-/// Mutated packets for each hook, unless `FW_EQUIVALENCE_PACKETS` says otherwise.
-const MUTATIONS: usize = 3000;
+/// Random packets and their seed, unless `FW_EQUIVALENCE_PACKETS` and `FW_EQUIVALENCE_SEED` say otherwise.
+const PACKETS: usize = 100_000;
+const SEED: usize = 0x5eed;
+
+/// Packets that meet the same tables.
+const BATCH: usize = 2000;
 
 #[test]
-fn the_programs_decide_as_decide_does() {
-    if !nix::unistd::geteuid().is_root() {
-        println!("SKIPPED: needs root (CAP_BPF)");
-        return;
-    }
-    let tested = std::thread::spawn(|| {
-        let cases = cases();
-        let local: BTreeSet<Address> =
-            cases.iter().flat_map(|case| case.scene.tables.routed_local.clone()).collect();
-        namespace::make(&local);
-        let mut kernel = Kernel::load(local);
-        kernel.examples(&cases);
-        kernel.mutations(&cases);
-        println!("{} packets alike, {} refused by the kernel's test run", kernel.alike, kernel.refused);
-    });
-    if let Err(panic) = tested.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-/// The loaded programs, and what their maps hold.
-struct Kernel {
-    programs: Programs,
-    maps: Maps,
-    state: State,
-    flows: BTreeMap<FlowKey, Flow>,
-    local: BTreeSet<Address>,
-    alike: usize,
-    refused: usize,
-}
-
-/// What came of a packet.
-#[derive(Debug, PartialEq, Eq)]
-struct Outcome {
-    action: i32,
-    mark: u32,
-    /// Which counters moved, and by how much.
-    reasons: BTreeMap<(Hook, u8), u64>,
-    /// By how much the counter of the rule moved.
-    rule: u64,
-    flows: BTreeMap<FlowKey, Flow>,
-}
-
-impl Kernel {
-    fn load(local: BTreeSet<Address>) -> Self {
-        let (programs, maps) = Programs::load(None).expect("the programs load");
-        let (state, flows) = (State::default(), BTreeMap::new());
-        Self { programs, maps, state, flows, local, alike: 0, refused: 0 }
-    }
-
-    /// Every example, enforcing and observing.
-    fn examples(&mut self, cases: &[Case]) {
-        let attached = |case: &&Case| Hook::ATTACHED.contains(&case.scene.hook);
-        for Case { scene, verdict, flow } in cases.iter().filter(attached) {
+fn every_example_is_decided_alike() {
+    with_kernel(|kernel, cases| {
+        let mut compared = 0;
+        for Case { scene, verdict, flow, inbound } in cases.iter().filter(|case| is_attached(case.scene.hook))
+        {
             for observe in [0, 1] {
-                let mut scene = scene.clone();
-                scene.tables.settings.observe = observe;
-                let found = self.compare(&scene);
+                let mut batch = Batch { tables: scene.tables.clone(), packets: vec![Sent::of(scene)] };
+                batch.tables.settings.observe = observe;
+                let found = loop {
+                    match judged(kernel, &batch, &scene.name)[0] {
+                        Judged::BetweenTicks => {}
+                        found => break found,
+                    }
+                };
                 // What a test run cannot be told of (tags kept aside) makes another scene, compared all the same.
-                if !is_as_told(&scene) || found.is_none() {
+                if !is_as_told(scene) || found == Judged::Refused {
                     continue;
                 }
-                assert_eq!(found, Some(*verdict), "{}", scene.name);
-                if let Some((key, expected)) = flow {
-                    let found = self.flows.get(key).map(|flow| (flow.state, flow.owner));
+                assert_eq!(found, Judged::Alike(*verdict), "{}", scene.name);
+                compared += 1;
+                for (flow, flows) in [(flow, kernel.flows()), (inbound, kernel.inbound())] {
+                    let Some((key, expected)) = flow else { continue };
+                    let found = flows.get(key).map(|flow| (flow.state, flow.owner));
                     assert_eq!(found, *expected, "flow of {}", scene.name);
                 }
             }
         }
-    }
+        println!("{compared} examples alike");
+    });
+}
 
-    /// Examples with some of their bytes changed.
-    fn mutations(&mut self, cases: &[Case]) {
-        let packets = std::env::var("FW_EQUIVALENCE_PACKETS");
-        let packets =
-            packets.map_or(MUTATIONS, |count| count.parse().expect("FW_EQUIVALENCE_PACKETS is a number"));
-        let mut random = Random(0x5eed);
-        for hook in Hook::ATTACHED {
-            let scenes: Vec<&Scene> =
-                cases.iter().map(|case| &case.scene).filter(|scene| scene.hook == hook).collect();
-            for _ in 0..packets {
-                let mut scene = scenes[random.below(scenes.len())].clone();
-                random.mutate(&mut scene.frame);
-                self.compare(&scene);
+#[test]
+fn what_once_differed_is_decided_alike() {
+    with_kernel(|kernel, _| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/equivalence/found");
+        let files = fs::read_dir(&folder).expect("the folder of what was found");
+        for file in files.map(|file| file.expect("a file").path()) {
+            let name = file.display().to_string();
+            let text = fs::read_to_string(&file).expect("a text");
+            let batch = record::read(&text).unwrap_or_else(|error| panic!("{name}: cannot read {error}"));
+            assert!(!batch.packets.is_empty(), "{name}: no packet");
+            judged(kernel, &batch, &name);
+        }
+    });
+}
+
+#[test]
+fn random_packets_over_random_tables_are_decided_alike() {
+    with_kernel(|kernel, cases| {
+        let (packets, seed) =
+            (number("FW_EQUIVALENCE_PACKETS", PACKETS), number("FW_EQUIVALENCE_SEED", SEED));
+        println!("{packets} packets, seed {seed}");
+        let (traffic, started) = (Traffic::new(cases), Instant::now());
+        let mut tally = Tally::default();
+        for at in 0..packets.div_ceil(BATCH) {
+            // Each batch can be made again without those before it.
+            let mut random = Random::new((seed as u64) << 32 | at as u64);
+            let tables = world::tables(&mut random);
+            let packets = (0..BATCH).map(|_| traffic.packet(&tables, &mut random)).collect();
+            let batch = Batch { tables, packets };
+            let all = judged(kernel, &batch, &format!("batch {at} of seed {seed}"));
+            tally.add(&batch, &all);
+        }
+        let rate = tally.packets as u128 * 1000 / started.elapsed().as_millis().max(1);
+        println!("{tally}{rate} packets a second");
+        tally.reaches_everything();
+    });
+}
+
+/// Random tables have budgets of which the kernel draws as the host does; here it draws as it likes.
+#[test]
+fn a_budget_is_kept_whatever_is_drawn() {
+    const BUDGET: u32 = 64;
+    with_kernel(|kernel, _| {
+        for family in host::families() {
+            let leaves = |ingress_ifindex, local_port, remote_port| {
+                let packet = ip(family.ours, family.remote).udp(local_port, remote_port, b"?");
+                let frame = packet.between(host::container_mac(0), host::mac_of(host::UPLINK)).frame();
+                Sent { hook: Hook::UplinkEgress, ifindex: host::UPLINK, ingress_ifindex, mark: 0, frame }
+            };
+            let flood = (1..=2000).map(|port| leaves(host::BRIDGE_A, 31_000, port));
+            let packets = [leaves(0, 30_000, 53)].into_iter().chain(flood).collect();
+            let mut tables = host::tables();
+            tables.settings.flow_budget = BUDGET;
+            kernel.run(&Batch { tables, packets });
+            let flows = kernel.flows();
+            let of = |number| flows.values().filter(|flow| flow.container == number).count();
+            let counted = of(counted::UNKNOWN);
+            assert!(counted <= BUDGET as usize && counted > BUDGET as usize / 2, "{counted} of {BUDGET}");
+            assert_eq!((of(0), flows.len()), (1, counted + 1), "nobody else's flow goes");
+        }
+    });
+}
+
+/// Judges a batch; if the kernel and `decide` differ, shrinks it and tells all about it.
+fn judged(kernel: &mut Kernel, batch: &Batch, name: &str) -> Vec<Judged> {
+    let Difference { at, what } = match kernel.judge(batch) {
+        Ok(all) => return all,
+        Err(difference) => difference,
+    };
+    let mut smaller = batch.clone();
+    smaller.packets.truncate(at + 1);
+    let smallest = shrink::shrink(kernel, smaller);
+    let shown = kernel.judge(&smallest).err().map_or("(seen once)".to_owned(), |difference| difference.what);
+    let commented = shown.replace('\n', "\n# ");
+    panic!(
+        "the kernel and decide differ: {name}, packet {at}: {what}\n\nThe smallest that shows it; put it into a file \
+         in fw-user/tests/equivalence/found:\n\n# {commented}\n{}",
+        record::write(&smallest)
+    );
+}
+
+/// What was compared.
+#[derive(Default)]
+struct Tally {
+    packets: usize,
+    refused: usize,
+    between_ticks: usize,
+    reasons: BTreeMap<Reason, BTreeMap<Hook, usize>>,
+}
+
+/// Reasons that no test run can reach, and why.
+const OUT_OF_REACH: [(Reason, &str); 0] = [];
+
+impl Tally {
+    fn add(&mut self, batch: &Batch, all: &[Judged]) {
+        for (sent, judged) in batch.packets.iter().zip(all) {
+            self.packets += 1;
+            match judged {
+                Judged::Refused => self.refused += 1,
+                Judged::BetweenTicks => self.between_ticks += 1,
+                Judged::Alike(verdict) => {
+                    *self.reasons.entry(verdict.reason).or_default().entry(sent.hook).or_default() += 1;
+                }
             }
         }
     }
 
-    /// Runs a scene in the kernel and here; both must agree. The verdict, unless the kernel refuses such frames.
-    fn compare(&mut self, scene: &Scene) -> Option<Verdict> {
-        // Both must have seen the same second.
-        let (now, verdict, expected, found) = loop {
-            let now = seconds();
-            let told = self.told(scene, now);
-            self.write(&told);
-            let (verdict, expected) = here(&told);
-            let found = self.run(&told, verdict.rule);
-            if seconds() == now {
-                break (now, verdict, expected, found);
-            }
-        };
-        let Some(found) = found else {
-            self.refused += 1;
-            return None;
-        };
-        assert_eq!(
-            found,
-            expected,
-            "the kernel (left) and decide (right) differ in second {now}\n{}: {}\nframe {}\ndecide: {verdict:?}",
-            scene.hook.name(),
-            scene.name,
-            hex(&scene.frame),
-        );
-        self.alike += 1;
-        Some(verdict)
-    }
-
-    /// The scene as the kernel will see it in this second.
-    fn told(&self, scene: &Scene, now: u32) -> Scene {
-        let mut told = scene.clone();
-        told.arrival = example::arrival(scene.arrival.ifindex, mac_of(scene.arrival.ifindex), &scene.frame);
-        told.arrival.mark = scene.arrival.mark;
-        told.arrival.ingress_ifindex = scene.arrival.ingress_ifindex;
-        told.tables.routed_local.clone_from(&self.local);
-        told.tables.now = now;
-        for flow in told.tables.flows.borrow_mut().values_mut() {
-            flow.last_seen = now.wrapping_sub(NOW - flow.last_seen);
-            flow.started = now.wrapping_sub(NOW - flow.started);
-        }
-        told
-    }
-
-    /// Brings the maps to the scene's tables.
-    fn write(&mut self, scene: &Scene) {
-        let desired = State { tables: scene.tables.clone(), ..State::default() };
-        for step in plan(&self.state, &desired) {
-            self.maps.apply(&step).expect("a map can be written");
-        }
-        self.state = desired;
-        for key in self.flows.keys() {
-            self.maps.remove_flow(key).expect("a flow can be removed");
-        }
-        for (key, flow) in scene.tables.flows.borrow().iter() {
-            self.maps.put_flow(key, flow).expect("a flow can be written");
-        }
-        self.flows.clone_from(&scene.tables.flows.borrow());
-    }
-
-    /// Runs the program; `None` if the kernel refuses to run any on such a frame.
-    fn run(&mut self, scene: &Scene, rule: u32) -> Option<Outcome> {
-        let seen = Seen {
-            ifindex: scene.arrival.ifindex,
-            ingress_ifindex: scene.arrival.ingress_ifindex,
-            mark: scene.arrival.mark,
-        };
-        let before = (self.counted(), self.maps.rule(rule).expect("a rule can be read").packets);
-        let result = self.programs.test_run_of(scene.hook, &scene.frame, seen, 1);
-        let TestRun { action, mark, .. } = match result {
-            Ok(run) => run,
-            Err(_) if is_refused(&scene.frame) => return None,
-            Err(error) => panic!("{}: {error:?}\nframe {}", scene.name, hex(&scene.frame)),
-        };
-        let after = (self.counted(), self.maps.rule(rule).expect("a rule can be read").packets);
-        let reasons = after.0.into_iter().filter_map(|(key, count)| {
-            let moved = count - before.0.get(&key).copied().unwrap_or(0);
-            (moved != 0).then_some((key, moved))
-        });
-        let reasons = reasons.collect();
-        self.flows = self.maps.flows().expect("flows can be read");
-        Some(Outcome { action, mark, reasons, rule: after.1 - before.1, flows: self.flows.clone() })
-    }
-
-    fn counted(&self) -> BTreeMap<(Hook, u8), u64> {
-        let counters = self.maps.counters().expect("counters can be read");
-        counters.into_iter().map(|((hook, reason), count)| ((hook, reason as u8), count.packets)).collect()
+    fn reaches_everything(&self) {
+        let reachable =
+            Reason::ALL.iter().filter(|reason| OUT_OF_REACH.iter().all(|(out, _)| out != *reason));
+        let missed: Vec<_> = reachable.filter(|reason| !self.reasons.contains_key(reason)).collect();
+        assert!(missed.is_empty(), "no packet reached {missed:?}");
     }
 }
 
-/// What must come of the scene in the kernel, according to `decide`.
-fn here(scene: &Scene) -> (Verdict, Outcome) {
-    const NEXT: i32 = -1;
-    const DROP: i32 = 2;
-    let Scene { hook, arrival, frame, tables, .. } = scene;
-    let tables = tables.clone();
-    let verdict = decide(*hook, arrival, &frame[..], &tables, &mut Workspace::zeroed());
-    let observing = tables.settings.observe != 0;
-    let action = if verdict.action == Action::Drop && !observing { DROP } else { NEXT };
-    let mark = match hook {
-        Hook::UplinkIngress | Hook::PortIngress => {
-            let field = if observing { Mark::None } else { verdict.mark };
-            marked(arrival.mark, field, tables.settings.mark_bit)
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { packets, refused, between_ticks, reasons } = self;
+        let alike = packets - refused - between_ticks;
+        writeln!(
+            f,
+            "{alike} packets alike; {refused} refused by the kernel's test run, which takes no cut IP header;"
+        )?;
+        writeln!(f, "{between_ticks} not compared, for the clock went on meanwhile")?;
+        for (reason, hooks) in reasons {
+            write!(f, "  {:20}", reason.name())?;
+            for (hook, count) in hooks {
+                write!(f, " {} {count}", hook.name())?;
+            }
+            writeln!(f)?;
         }
-        _ => arrival.mark,
-    };
-    let counted = verdict.reason != Reason::OtherHost;
-    let reasons = counted.then_some(((*hook, verdict.reason as u8), 1)).into_iter().collect();
-    let rule = u64::from(verdict.rule != 0);
-    (verdict, Outcome { action, mark, reasons, rule, flows: tables.flows.into_inner() })
+        OUT_OF_REACH
+            .iter()
+            .try_for_each(|(reason, why)| writeln!(f, "  {:20} out of reach: {why}", reason.name()))
+    }
 }
 
 /// Whether a test run can be told all that the scene says.
 fn is_as_told(scene: &Scene) -> bool {
-    let arrival = scene.arrival;
-    let told = example::arrival(arrival.ifindex, mac_of(arrival.ifindex), &scene.frame);
+    let (arrival, told) = (scene.arrival, kernel::arrival(&Sent::of(scene)));
     (arrival.audience, arrival.ethertype, arrival.vlan) == (told.audience, told.ethertype, told.vlan)
 }
 
-/// Frames on which the kernel runs no program: without a byte behind the Ethernet header, or with an IP header that is
-/// cut short (`bpf_prog_test_run_skb`). They never reach a hook of a real device either.
-fn is_refused(frame: &[u8]) -> bool {
-    let least = match frame.get(12..14) {
-        Some([0x08, 0x00]) => 34,
-        Some([0x86, 0xdd]) => 54,
-        _ => 15,
-    };
-    frame.len() < least
+fn is_attached(hook: Hook) -> bool {
+    Hook::ATTACHED.contains(&hook)
 }
 
-/// Seconds on the clock that the programs read.
-fn seconds() -> u32 {
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).expect("the clock can be read");
-    u32::try_from(time.tv_sec()).expect("a machine that runs for less than a century")
+/// Runs `work` with the programs loaded, in a network namespace of its own; says aloud if that cannot be.
+fn with_kernel(work: impl FnOnce(&mut Kernel, &[Case]) + Send) {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIPPED: needs root (CAP_BPF)");
+        return;
+    }
+    let tested = std::thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            let cases = cases();
+            let local: BTreeSet<Address> =
+                cases.iter().flat_map(|case| case.scene.tables.routed_local.clone()).collect();
+            namespace::make(&local);
+            work(&mut Kernel::load(local), &cases);
+        });
+        inside.join()
+    });
+    if let Err(panic) = tested {
+        std::panic::resume_unwind(panic);
+    }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a string");
-        text
-    })
-}
-
-/// The same numbers in every run (`SplitMix64`).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
-
-    /// Changes up to four bytes, mostly of headers; now and then cuts or lengthens the frame.
-    fn mutate(&mut self, frame: &mut Vec<u8>) {
-        const TELLING: [u8; 16] = [0, 1, 4, 5, 6, 8, 17, 43, 44, 58, 60, 0x45, 0x46, 0x60, 0x80, 0xff];
-        match self.below(8) {
-            0 => frame.truncate(self.below(frame.len() + 1)),
-            1 => frame.resize(frame.len() + self.below(60), 0),
-            _ => {}
-        }
-        for _ in 0..=self.below(4) {
-            let reach = if self.below(4) == 0 { frame.len() } else { frame.len().min(80) };
-            // Most bytes of the Ethernet header only make the frame somebody else's.
-            let from = if self.below(8) == 0 { 0 } else { reach.min(12) };
-            if reach == from {
-                return;
-            }
-            let at = from + self.below(reach - from);
-            frame[at] = match self.below(3) {
-                0 => frame[at] ^ 1 << self.below(8),
-                1 => TELLING[self.below(TELLING.len())],
-                _ => self.next() as u8,
-            };
-        }
-    }
+fn number(variable: &str, otherwise: usize) -> usize {
+    let given = env::var(variable);
+    given.map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text}")))
 }

@@ -2,22 +2,25 @@
 
 use bytemuck::Zeroable as _;
 
-use super::{Workspace, is_for};
+use super::inbound::{answers, record};
+use super::{Workspace, apart, is_for};
 use crate::address::Address;
-use crate::tables::{Endpoint, Interface, LocalKey, Network, Tables};
+use crate::flow::owner;
+use crate::tables::{Endpoint, Interface, LocalKey, Network, ReachKey, Route, Tables, Terms, egress, role};
 use crate::verdict::{Hook, Mark, Reason, Verdict};
 use crate::wire::{
     Arp, Arrival, Audience, Bytes, Fragment, Frame, Packet, ethertype, icmp, open, parse, proto,
 };
 
 /// Whoever sends: what is known of it.
-struct Sender {
-    interface: Interface,
-    network: Network,
+pub(super) struct Sender {
+    /// The port, or at the bridge the bridge.
+    pub(super) interface: Interface,
+    pub(super) network: Network,
     /// The port behind which it is; 0 at the bridge, where the port is not told.
-    port: u32,
+    pub(super) port: u32,
     /// Whether MAC and addresses are those of one known container; only then is anything vouched for.
-    known: bool,
+    pub(super) known: bool,
 }
 
 impl Sender {
@@ -41,6 +44,7 @@ pub(super) fn at_port<T: Tables, B: Bytes + ?Sized>(
     let Some((interface, network)) = standing(Hook::PortIngress, arrival, tables) else {
         return Verdict::drop(Reason::UnknownInterface);
     };
+    work.owner = interface.owner;
     let known = interface.endpoint_known != 0;
     let sender = Sender { interface, network, port: arrival.ifindex, known };
     let frame = match open(bytes, arrival, interface.link_layer) {
@@ -54,15 +58,19 @@ pub(super) fn at_port<T: Tables, B: Bytes + ?Sized>(
     if forged && network.spoofing == 0 {
         return Verdict::drop(Reason::SpoofedMac);
     }
-    if frame.other_vlan {
-        return Verdict::pass(Reason::SameNetwork);
-    }
     match frame.ethertype {
-        ethertype::IPV4 | ethertype::IPV6 => packet(&sender, &frame, bytes, tables, &mut work.packet),
+        // Neither concerns the host: the bridge's hook keeps it from there, and between containers it is `icc`'s to say.
+        _ if frame.other_vlan => no_internet(&sender),
+        ethertype::IPV4 | ethertype::IPV6 => packet(&sender, &frame, bytes, tables, work),
         ethertype::ARP => arp(&sender, &frame, bytes, tables),
-        // Other protocols pass between containers as Docker has it; the bridge's hook keeps them from the host.
-        _ => Verdict::pass(Reason::SameNetwork),
+        _ => no_internet(&sender),
     }
+}
+
+/// What is neither IP nor ARP, or in a VLAN of its own.
+#[inline(always)]
+fn no_internet(sender: &Sender) -> Verdict {
+    if sender.network.icc == 0 { Verdict::drop(Reason::Icc) } else { Verdict::pass(Reason::SameNetwork) }
 }
 
 /// Decides a packet that goes up from a managed bridge to the host: by addresses alone, and vouching for nothing.
@@ -91,14 +99,15 @@ pub(super) fn at_bridge<T: Tables, B: Bytes + ?Sized>(
     };
     match frame.ethertype {
         _ if frame.other_vlan => Verdict::drop(Reason::UnknownProtocol),
-        ethertype::IPV4 | ethertype::IPV6 => packet(&sender, &frame, bytes, tables, &mut work.packet),
+        ethertype::IPV4 | ethertype::IPV6 => packet(&sender, &frame, bytes, tables, work),
         ethertype::ARP => arp(&sender, &frame, bytes, tables),
         _ => Verdict::drop(Reason::UnknownProtocol),
     }
 }
 
+/// The device and its network, if the hook may decide there.
 #[inline(always)]
-fn standing<T: Tables>(hook: Hook, arrival: &Arrival, tables: &T) -> Option<(Interface, Network)> {
+pub(super) fn standing<T: Tables>(hook: Hook, arrival: &Arrival, tables: &T) -> Option<(Interface, Network)> {
     let interface = tables.interface(arrival.ifindex)?;
     if !is_for(hook, interface.role) {
         return None;
@@ -112,11 +121,12 @@ fn packet<T: Tables, B: Bytes + ?Sized>(
     frame: &Frame,
     bytes: &B,
     tables: &T,
-    packet: &mut Packet,
+    work: &mut Workspace,
 ) -> Verdict {
-    if let Err(reason) = parse(bytes, frame.ethertype, frame.network, packet) {
+    if let Err(reason) = parse(bytes, frame.ethertype, frame.network, &mut work.packet) {
         return Verdict::drop(reason);
     }
+    let packet = &work.packet;
     if packet.source.is_martian_source(packet.is_v4())
         || packet.destination.is_martian_destination(packet.is_v4())
     {
@@ -128,10 +138,14 @@ fn packet<T: Tables, B: Bytes + ?Sized>(
     if !owns_source(sender, frame, packet, tables) {
         return Verdict::drop(Reason::SpoofedSource);
     }
-    if sender.network.spoofing == 0 && !owns_target(sender, bytes, packet, tables) {
+    if sender.network.spoofing == 0 && !owns_target(sender, frame, bytes, packet, tables) {
         return Verdict::drop(Reason::SpoofedNeighbour);
     }
-    destination(sender, packet, tables)
+    if sender.network.icc == 0 && apart::means_neighbour(sender, frame, packet, tables) {
+        return apart::to_neighbour(sender, frame, packet, tables);
+    }
+    let terms = terms_of(sender, frame, packet, tables);
+    destination(sender, &terms, bytes, tables, work)
 }
 
 /// The reason for which a container must not send this: it tells others where to route, or what their address is
@@ -145,7 +159,7 @@ fn poses_as_router(packet: &Packet) -> Option<Reason> {
             icmp::ROUTER_ADVERTISEMENT => Some(Reason::RogueRouter),
             kind if kind == icmp::REDIRECT.1 => Some(Reason::RogueRouter),
             icmp::ROUTER_SOLICITATION..=icmp::NEIGHBOUR_ADVERTISEMENT
-                if packet.hop_limit != 255 || packet.fragment() != Fragment::Whole =>
+                if packet.hop_limit != 255 || packet.has_fragment_header() =>
             {
                 Some(Reason::BadDiscovery)
             }
@@ -162,14 +176,15 @@ fn poses_as_router(packet: &Packet) -> Option<Reason> {
 }
 
 /// Whether the sender may use this source address (BCP 38). Where spoofing is allowed, any that is not another network's.
-#[inline(always)]
+#[inline(never)]
 fn owns_source<T: Tables>(sender: &Sender, frame: &Frame, packet: &Packet, tables: &T) -> bool {
     let source = &packet.source;
     if source.is_unspecified() {
         return begins_without_address(packet);
     }
     if source.is_link_local_v6() {
-        return stays_on_link(sender, packet, tables);
+        return (sender.network.spoofing != 0 || may_be_own(sender, frame, source, tables))
+            && stays_on_link(sender, packet, tables);
     }
     if sender.network.spoofing != 0 {
         let subnet = tables.subnet(source);
@@ -218,11 +233,20 @@ fn stays_on_link<T: Tables>(sender: &Sender, packet: &Packet, tables: &T) -> boo
         || tables.subnet(&packet.destination).is_some_and(|subnet| subnet.network == sender.interface.network)
 }
 
+/// Whether a link-local address, of which no table says who owns it, may be the sender's: it is not the host's, nor
+/// made from the MAC address of somebody else (RFC 4291 appendix A, what the kernel does with a container's).
+#[inline(always)]
+fn may_be_own<T: Tables>(sender: &Sender, frame: &Frame, address: &Address, tables: &T) -> bool {
+    !address.is_made_from_other(&frame.source)
+        && tables.local_address(&LocalKey::new(*address, sender.interface.l3_device)).is_none()
+}
+
 /// Whether a neighbour message speaks for the sender's own address. An advertisement always must, a solicitation
 /// when it asks on behalf of an address that it is about to take.
-#[inline(always)]
+#[inline(never)]
 fn owns_target<T: Tables, B: Bytes + ?Sized>(
     sender: &Sender,
+    frame: &Frame,
     bytes: &B,
     packet: &Packet,
     tables: &T,
@@ -237,7 +261,7 @@ fn owns_target<T: Tables, B: Bytes + ?Sized>(
         return false;
     }
     if target.is_link_local_v6() {
-        return tables.local_address(&LocalKey::new(target, sender.interface.l3_device)).is_none();
+        return may_be_own(sender, frame, &target, tables);
     }
     match tables.endpoint(&target) {
         Some(endpoint) => endpoint.network == sender.interface.network && sender.is_at(&endpoint),
@@ -246,7 +270,7 @@ fn owns_target<T: Tables, B: Bytes + ?Sized>(
 }
 
 /// ARP: the sender must be who it says it is (RFC 826; probes of RFC 5227 have no address yet).
-#[inline(always)]
+#[inline(never)]
 fn arp<T: Tables, B: Bytes + ?Sized>(sender: &Sender, frame: &Frame, bytes: &B, tables: &T) -> Verdict {
     let message = match Arp::read(bytes, frame.network) {
         Ok(message) => message,
@@ -255,26 +279,40 @@ fn arp<T: Tables, B: Bytes + ?Sized>(sender: &Sender, frame: &Frame, bytes: &B, 
     let honest = sender.network.spoofing != 0
         || (message.sender == frame.source
             && (message.address.is_unspecified() || owns(sender, frame, &message.address, tables)));
-    if honest { Verdict::pass(Reason::SameNetwork) } else { Verdict::drop(Reason::SpoofedNeighbour) }
+    if !honest {
+        return Verdict::drop(Reason::SpoofedNeighbour);
+    }
+    if sender.network.icc == 0 && sender.port != 0 {
+        return apart::arp(sender, frame, &message, tables);
+    }
+    Verdict::pass(Reason::SameNetwork)
 }
 
 /// Where a container's packet may go.
 ///
-/// The FIB is not asked for addresses that no table knows: to the host or through it, they are open to a network that
-/// is not internal, and closed to one that is. The mark OUT counts only with an uplink as output device.
+/// The FIB is not asked for addresses that no table knows: they are outside, and open or closed as the terms have it;
+/// only where the host is closed an address must not be one of its own. The mark OUT counts only with an uplink as
+/// output device.
 #[inline(always)]
-fn destination<T: Tables>(sender: &Sender, packet: &Packet, tables: &T) -> Verdict {
+fn destination<T: Tables, B: Bytes + ?Sized>(
+    sender: &Sender,
+    terms: &Terms,
+    bytes: &B,
+    tables: &T,
+    work: &mut Workspace,
+) -> Verdict {
+    let packet = &work.packet;
     let own_network = sender.interface.network;
     let destination = &packet.destination;
     let internal = sender.network.internal != 0;
     if destination.is_multicast() || destination.is_broadcast() {
-        return Verdict::pass(Reason::SameNetwork);
+        return to_group(sender, packet, terms);
     }
     if let Some(local) = tables.local_address(&LocalKey::new(*destination, sender.interface.l3_device)) {
         return match local.broadcast {
             _ if internal && local.ifindex != own_network => Verdict::drop(Reason::Internal),
-            0 => Verdict::accept(Reason::ToHost),
-            _ => Verdict::pass(Reason::SameNetwork),
+            0 => to_host(terms, bytes, tables, work),
+            _ => to_group(sender, packet, terms),
         };
     }
     if destination.is_link_local_v6() {
@@ -289,8 +327,122 @@ fn destination<T: Tables>(sender: &Sender, packet: &Packet, tables: &T) -> Verdi
                 Verdict::pass(Reason::SameNetwork)
             }
         }
-        Some(_) => Verdict::drop(Reason::Isolation),
+        Some(subnet) => to_network(sender, subnet.network, bytes, tables, work),
         None if internal => Verdict::drop(Reason::Internal),
-        None => Verdict::accept(Reason::Outbound).marked(if sender.known { Mark::Out } else { Mark::None }),
+        None => to_outside(sender, terms, bytes, tables, work),
     }
+}
+
+/// What holds for the sender. At the bridge his port is not told: it is that of the container whose addresses he has.
+#[inline(always)]
+fn terms_of<T: Tables>(sender: &Sender, frame: &Frame, packet: &Packet, tables: &T) -> Terms {
+    if sender.port != 0 {
+        return sender.interface.terms;
+    }
+    if let Some(endpoint) = tables.endpoint(&packet.source)
+        && endpoint.network == sender.interface.network
+        && endpoint.mac == frame.source
+        && let Some(port) = tables.interface(endpoint.port)
+        && port.role == role::PORT
+    {
+        return port.terms;
+    }
+    sender.network.terms
+}
+
+/// To a group or to all: neighbours may hear it, and the host only if it is open; or if it is how the host learns who
+/// is there.
+#[inline(always)]
+fn to_group(sender: &Sender, packet: &Packet, terms: &Terms) -> Verdict {
+    let at_bridge = sender.port == 0;
+    let closed = at_bridge && terms.host == 0 && !keeps_link(packet);
+    if closed { Verdict::drop(Reason::HostDenied) } else { Verdict::pass(Reason::SameNetwork) }
+}
+
+/// Discovery of neighbours and group reports, as harmless as ARP: their form has been checked.
+#[inline(always)]
+fn keeps_link(packet: &Packet) -> bool {
+    match (packet.version, packet.protocol) {
+        (4, proto::IGMP) => true,
+        (6, proto::ICMPV6) => {
+            packet.fragment() == Fragment::Whole
+                && (matches!(
+                    packet.icmp_type,
+                    icmp::ROUTER_SOLICITATION | icmp::NEIGHBOUR_SOLICITATION | icmp::NEIGHBOUR_ADVERTISEMENT
+                ) || icmp::MULTICAST_LISTENER.contains(&packet.icmp_type))
+        }
+        _ => false,
+    }
+}
+
+/// To this host: unmarked, so that a published port that is reached through it is what Docker makes of it.
+#[inline(always)]
+fn to_host<T: Tables, B: Bytes + ?Sized>(
+    terms: &Terms,
+    bytes: &B,
+    tables: &T,
+    work: &mut Workspace,
+) -> Verdict {
+    if terms.host != 0 || keeps_link(&work.packet) {
+        return Verdict::accept(Reason::ToHost);
+    }
+    if answers(bytes, tables, work) {
+        return Verdict::accept(Reason::Answer);
+    }
+    Verdict::drop(Reason::HostDenied)
+}
+
+/// To another managed network: only one that the sender's may reach, or in answer to one that may reach the sender's.
+#[inline(always)]
+fn to_network<T: Tables, B: Bytes + ?Sized>(
+    sender: &Sender,
+    network: u32,
+    bytes: &B,
+    tables: &T,
+    work: &mut Workspace,
+) -> Verdict {
+    let packet = &work.packet;
+    let vouched = sender.known && tables.endpoint(&packet.destination).is_some();
+    let mark = if vouched { Mark::Reach } else { Mark::None };
+    if tables.reaches(&ReachKey { from: sender.interface.network, to: network }) {
+        record(tables, packet, owner::CONTAINER);
+        return Verdict::accept(Reason::Reach).marked(mark);
+    }
+    if answers(bytes, tables, work) {
+        return Verdict::accept(Reason::Answer).marked(mark);
+    }
+    Verdict::drop(Reason::Isolation)
+}
+
+/// To the outside, as the terms have it.
+#[inline(always)]
+fn to_outside<T: Tables, B: Bytes + ?Sized>(
+    sender: &Sender,
+    terms: &Terms,
+    bytes: &B,
+    tables: &T,
+    work: &mut Workspace,
+) -> Verdict {
+    let mark = if sender.known { Mark::Out } else { Mark::None };
+    if terms.is_restricted() && answers(bytes, tables, work) {
+        return Verdict::accept(Reason::Answer).marked(mark);
+    }
+    let packet = &work.packet;
+    if !may_open(terms, &packet.destination, tables) {
+        return Verdict::drop(Reason::Egress);
+    }
+    if terms.host == 0
+        && tables.route(&packet.source, &packet.destination, sender.interface.l3_device) == Route::Local
+    {
+        return Verdict::drop(Reason::HostDenied);
+    }
+    Verdict::accept(Reason::Outbound).marked(mark)
+}
+
+/// Whether these terms let a container open connections to this address outside.
+#[inline(never)]
+fn may_open<T: Tables>(terms: &Terms, destination: &Address, tables: &T) -> bool {
+    terms.egress & egress::ANY != 0
+        || (terms.egress & egress::INTERNET != 0 && destination.is_public())
+        || (terms.egress & egress::ZONES != 0 && tables.zones(destination) & terms.zones != 0)
 }

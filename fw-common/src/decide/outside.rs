@@ -4,13 +4,16 @@
 
 use bytemuck::Zeroable;
 
+use super::budget::make_room;
+use super::fragments::{recall, remember};
+use super::limit::exceeded;
 use super::service::{Access, Service, asks_for_service, find};
-use super::{Workspace, is_for, is_unicast};
-use crate::flow::{Flow, FlowKey, owner};
+use super::{Workspace, is_for, is_unicast, outbound};
+use crate::flow::{Flow, FlowKey, counted, owner};
 use crate::tables::{Interface, LocalKey, Route, Tables, role};
-use crate::verdict::{Hook, Mark, Reason, Verdict};
+use crate::verdict::{Action, Hook, Mark, Reason, Verdict};
 use crate::wire::{
-    Arrival, Audience, Bytes, Fragment, Packet, ethertype, icmp, inner_of_error, open, parse, proto,
+    Arrival, Audience, Bytes, Fragment, Frame, Packet, ethertype, icmp, inner_of_error, open, parse, proto,
 };
 
 /// Decides a packet that arrives on an uplink, before any NAT.
@@ -34,9 +37,7 @@ pub(super) fn coming_in<T: Tables, B: Bytes + ?Sized>(
         Err(verdict) => return verdict,
     }
     let packet = &work.packet;
-    if packet.source.is_martian_source(packet.is_v4())
-        || packet.destination.is_martian_destination(packet.is_v4())
-    {
+    if is_martian(packet) {
         return Verdict::drop(Reason::Martian);
     }
     if tables.subnet(&packet.source).is_some() {
@@ -53,15 +54,30 @@ pub(super) fn coming_in<T: Tables, B: Bytes + ?Sized>(
         return Verdict::drop(Reason::Denied).by(deny.rule);
     }
     match destination {
-        Destination::Ours => to_us(bytes, tables, work),
-        Destination::Container => to_container(bytes, tables, work),
+        Destination::Ours => to_us(bytes, tables, work, Flows::Renewed),
+        Destination::Container => to_container(bytes, tables, work, Flows::Renewed),
         Destination::Elsewhere => Verdict::pass(Reason::NotOurs),
     }
 }
 
+/// Whether the packet is for a group or for all; only there may somebody speak who has no address yet.
+#[inline(always)]
+fn is_to_many(packet: &Packet) -> bool {
+    packet.destination.is_multicast() || packet.destination.is_broadcast()
+}
+
+/// What becomes of the flow that a packet replies to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flows {
+    /// The reply keeps it alive.
+    Renewed,
+    /// It is only looked at.
+    Kept,
+}
+
 /// Where a packet from outside is going.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Destination {
+pub(super) enum Destination {
     Ours,
     Container,
     Elsewhere,
@@ -74,6 +90,17 @@ fn read_packet<B: Bytes + ?Sized>(
     bytes: &B,
     packet: &mut Packet,
 ) -> Result<(), Verdict> {
+    let frame = ip_frame(interface, arrival, bytes)?;
+    parse(bytes, frame.ethertype, frame.network, packet).map_err(Verdict::drop)
+}
+
+/// The frame, if it holds an IP packet that this device is to judge.
+#[inline(always)]
+pub(super) fn ip_frame<B: Bytes + ?Sized>(
+    interface: &Interface,
+    arrival: &Arrival,
+    bytes: &B,
+) -> Result<Frame, Verdict> {
     let frame = open(bytes, arrival, interface.link_layer).map_err(Verdict::drop)?;
     // A bridge that filters VLANs untags its own and hands it to the host: at its ports every tag is looked through.
     if frame.other_vlan && interface.bridge_port == 0 {
@@ -82,11 +109,19 @@ fn read_packet<B: Bytes + ?Sized>(
     if !matches!(frame.ethertype, ethertype::IPV4 | ethertype::IPV6) {
         return Err(Verdict::pass(Reason::NotIp));
     }
-    parse(bytes, frame.ethertype, frame.network, packet).map_err(Verdict::drop)
+    Ok(frame)
 }
 
-/// Tells ours from a container's from everybody else's. The address of a bridge lies in its container subnet: from
-/// outside it is reached like a container, that is, not at all.
+/// Loopback, groups as source and the like, which no packet carries on a wire; nor has one no source, unless it is for
+/// a group or for all.
+#[inline(always)]
+pub(super) fn is_martian(packet: &Packet) -> bool {
+    packet.source.is_martian_source(packet.is_v4())
+        || packet.destination.is_martian_destination(packet.is_v4())
+        || (packet.source.is_unspecified() && !is_to_many(packet))
+}
+
+/// Tells ours from a container's from everybody else's.
 #[inline(always)]
 fn locate<T: Tables>(
     tables: &T,
@@ -94,14 +129,8 @@ fn locate<T: Tables>(
     destination: &crate::Address,
     source: &crate::Address,
 ) -> Destination {
-    if destination.is_multicast() || destination.is_broadcast() {
-        return Destination::Ours;
-    }
-    if tables.subnet(destination).is_some() {
-        return Destination::Container;
-    }
-    if tables.local_address(&LocalKey::new(*destination, interface.l3_device)).is_some() {
-        return Destination::Ours;
+    if let Some(known) = known(tables, interface, destination) {
+        return known;
     }
     match tables.route(source, destination, interface.l3_device) {
         Route::Local => Destination::Ours,
@@ -109,10 +138,30 @@ fn locate<T: Tables>(
     }
 }
 
+/// What the tables alone say of a destination. The address of a bridge lies in its container subnet: from outside it is
+/// reached like a container, that is, not at all.
+#[inline(always)]
+pub(super) fn known<T: Tables>(
+    tables: &T,
+    interface: &Interface,
+    destination: &crate::Address,
+) -> Option<Destination> {
+    if destination.is_multicast() || destination.is_broadcast() {
+        return Some(Destination::Ours);
+    }
+    if tables.subnet(destination).is_some() {
+        return Some(Destination::Container);
+    }
+    tables
+        .local_address(&LocalKey::new(*destination, interface.l3_device))
+        .is_some()
+        .then_some(Destination::Ours)
+}
+
 /// Whether one of our addresses means us alone. A broadcast that loops back comes from us, too; so a frame for all
 /// counts only by an address that the tables know not to be a broadcast address.
 #[inline(always)]
-fn is_for_one<T: Tables>(
+pub(super) fn is_for_one<T: Tables>(
     arrival: &Arrival,
     tables: &T,
     interface: &Interface,
@@ -128,10 +177,18 @@ fn is_for_one<T: Tables>(
 }
 
 #[inline(always)]
-fn to_container<T: Tables, B: Bytes + ?Sized>(bytes: &B, tables: &T, work: &mut Workspace) -> Verdict {
-    let Workspace { packet, inner } = work;
+pub(super) fn to_container<T: Tables, B: Bytes + ?Sized>(
+    bytes: &B,
+    tables: &T,
+    work: &mut Workspace,
+    flows: Flows,
+) -> Verdict {
+    let Workspace { packet, inner, .. } = work;
     if packet.fragment() == Fragment::Later {
-        return Verdict::drop(Reason::UnknownFragment);
+        return match recall(tables, packet) {
+            Some(mark) => Verdict::accept(Reason::KnownFragment).marked(mark),
+            None => Verdict::drop(Reason::UnknownFragment),
+        };
     }
     let reason = if packet.is_icmp_error() {
         if related(bytes, tables, packet, inner, false).is_none() {
@@ -139,18 +196,25 @@ fn to_container<T: Tables, B: Bytes + ?Sized>(bytes: &B, tables: &T, work: &mut 
         }
         Reason::RelatedError
     } else {
-        if reply(tables, packet, None).is_none() {
+        if reply(tables, packet, None, flows).is_none() {
             return Verdict::drop(Reason::DirectAccess);
         }
         Reason::Reply
     };
     let known = tables.endpoint(&packet.destination).is_some();
-    Verdict::accept(reason).marked(if known { Mark::In } else { Mark::None })
+    let mark = if known { Mark::In } else { Mark::None };
+    remember(tables, packet, mark);
+    Verdict::accept(reason).marked(mark)
 }
 
 #[inline(always)]
-fn to_us<T: Tables, B: Bytes + ?Sized>(bytes: &B, tables: &T, work: &mut Workspace) -> Verdict {
-    let Workspace { packet, inner } = work;
+pub(super) fn to_us<T: Tables, B: Bytes + ?Sized>(
+    bytes: &B,
+    tables: &T,
+    work: &mut Workspace,
+    flows: Flows,
+) -> Verdict {
+    let Workspace { packet, inner, .. } = work;
     if packet.fragment() == Fragment::Later {
         return Verdict::pass(Reason::LaterFragment);
     }
@@ -160,7 +224,7 @@ fn to_us<T: Tables, B: Bytes + ?Sized>(bytes: &B, tables: &T, work: &mut Workspa
             None => Verdict::drop(Reason::UnrelatedError),
         };
     }
-    let mut service = Service { known: false, published: false, access: Access::Closed, rule: 0 };
+    let mut service = Service::CLOSED;
     if asks_for_service(packet) {
         service = find(
             tables,
@@ -170,13 +234,20 @@ fn to_us<T: Tables, B: Bytes + ?Sized>(bytes: &B, tables: &T, work: &mut Workspa
             &packet.source,
         );
     }
+    // What is only looked at takes no token: the hook behind does.
+    if service.is_allowed() && service.limit != 0 && flows == Flows::Renewed {
+        let rule = exceeded(tables, packet, service.limit);
+        if rule != 0 {
+            return Verdict::drop(Reason::OverLimit).by(rule);
+        }
+    }
     let vouched = if service.published && !packet.destination.is_multicast() { Mark::In } else { Mark::None };
     match service.access {
         Access::Rule => return Verdict::accept(Reason::AllowRule).marked(vouched).by(service.rule),
         Access::Open => return Verdict::accept(Reason::PublishedOpen).marked(vouched),
         Access::SourceNotAllowed | Access::Closed => {}
     }
-    if let Some(flow) = reply(tables, packet, Some(&service)) {
+    if let Some(flow) = reply(tables, packet, Some(&service), flows) {
         return Verdict::accept(Reason::Reply).marked(mark_of(&flow));
     }
     match essential(packet) {
@@ -196,13 +267,13 @@ fn mark_of(flow: &Flow) -> Mark {
     if flow.owner == owner::CONTAINER { Mark::In } else { Mark::None }
 }
 
-/// The live flow that this packet replies to; keeps it alive.
+/// The live flow that this packet replies to; keeps it alive if `flows` says so.
 ///
 /// A SYN is never a reply, and of ICMP only an echo reply is. A container may choose any source port and MASQUERADE keeps it if it can: without
 /// connections to tell a reply from a request, its flow must not open a port of the host that has a meaning.
 /// `service` is what stands at that port; `None` where the address is the container's own and no port is shared.
 #[inline(always)]
-fn reply<T: Tables>(tables: &T, packet: &Packet, service: Option<&Service>) -> Option<Flow> {
+fn reply<T: Tables>(tables: &T, packet: &Packet, service: Option<&Service>, flows: Flows) -> Option<Flow> {
     if !may_reply(packet) {
         return None;
     }
@@ -222,9 +293,11 @@ fn reply<T: Tables>(tables: &T, packet: &Packet, service: Option<&Service>) -> O
             return None;
         }
     }
-    let next = flow.received(packet, now);
-    if next != flow {
-        tables.refresh(&key, &next);
+    if flows == Flows::Renewed {
+        let next = flow.received(packet, now);
+        if next != flow {
+            tables.refresh(&key, &next);
+        }
     }
     Some(flow)
 }
@@ -293,7 +366,7 @@ fn essential(packet: &Packet) -> Option<bool> {
 /// Neighbour discovery is believed only from the link itself (hop limit 255, RFC 4861) and whole (RFC 6980).
 #[inline(always)]
 fn discovery(packet: &Packet) -> Option<bool> {
-    let whole = packet.fragment() == Fragment::Whole;
+    let whole = !packet.has_fragment_header();
     match packet.icmp_type {
         icmp::ROUTER_SOLICITATION..=icmp::NEIGHBOUR_ADVERTISEMENT => Some(packet.hop_limit == 255 && whole),
         kind if kind == icmp::REDIRECT.1 => Some(false),
@@ -304,7 +377,8 @@ fn discovery(packet: &Packet) -> Option<bool> {
     }
 }
 
-/// Decides a packet that leaves by an uplink, after all NAT: nothing is dropped here, flows are recorded.
+/// Decides a packet that leaves by an uplink, after all NAT: flows are recorded, and what the host itself opens is
+/// judged if the policy has rules for it.
 #[inline(always)]
 pub(super) fn going_out<T: Tables, B: Bytes + ?Sized>(
     arrival: &Arrival,
@@ -317,28 +391,57 @@ pub(super) fn going_out<T: Tables, B: Bytes + ?Sized>(
         Some(interface) if is_for(Hook::UplinkEgress, interface.role) => interface,
         _ => return sent,
     };
+    let judged = arrival.ingress_ifindex == 0 && tables.settings().outbound != 0;
     match read_packet(&interface, arrival, bytes, &mut work.packet) {
         Ok(()) => {}
-        Err(verdict) if verdict.reason.is_drop() => return sent,
+        Err(verdict) if verdict.reason.is_drop() && !judged => return sent,
         Err(verdict) => return verdict,
     }
     let packet = &work.packet;
-    if !may_begin_flow(packet) {
-        return sent;
+    let verdict = if judged { outbound::judge(tables, packet) } else { sent };
+    if verdict.action != Action::Drop && may_begin_flow(packet) {
+        record(arrival, &interface, tables, packet);
     }
+    verdict
+}
+
+/// Records the flow of a packet that leaves. Out of line for a stack frame of its own.
+#[inline(never)]
+fn record<T: Tables>(arrival: &Arrival, interface: &Interface, tables: &T, packet: &Packet) {
     let key = FlowKey::outward(packet);
     let known = tables.flow(&key);
     let now = tables.now();
-    if known.is_none() && !deserves_flow(tables, &interface, packet) {
-        return sent;
+    let worth = if known.is_none() { worth(tables, interface, packet) } else { Worth::Flow };
+    if worth == Worth::Nothing {
+        return;
     }
-    let flow = Flow::sent(known.as_ref(), packet, owner_of(tables, arrival.ingress_ifindex), now);
-    match flow {
-        Some(flow) if known != Some(flow) => tables.record(&key, &flow),
-        None if known.is_some() => tables.forget(&key),
-        Some(_) | None => {}
+    let owner = owner_of(tables, arrival.ingress_ifindex);
+    let container = counted_by(arrival, owner, worth, known.as_ref());
+    let Some(flow) = Flow::sent(known.as_ref(), packet, owner, now) else {
+        if known.is_some() {
+            tables.forget(&key);
+        }
+        return;
+    };
+    let flow = Flow { container, ..flow };
+    if known == Some(flow) {
+        return;
     }
-    sent
+    if container != 0 && known.is_none_or(|known| known.container != container) {
+        make_room(tables, &key, container);
+    }
+    tables.record(&key, &flow);
+}
+
+/// By whose budget the flow is counted: a container's, or that of all answers under a limit; the host's own and those
+/// that it forwards for others are not counted.
+#[inline(always)]
+fn counted_by(arrival: &Arrival, owner: u8, worth: Worth, known: Option<&Flow>) -> u16 {
+    if owner == owner::CONTAINER {
+        return if arrival.owner == 0 { counted::UNKNOWN } else { arrival.owner };
+    }
+    let answers = worth == Worth::Answer || known.is_some_and(|known| known.container == counted::ANSWERS);
+    if answers { counted::ANSWERS } else { 0 }
 }
 
 #[inline(always)]
@@ -349,16 +452,35 @@ fn may_begin_flow(packet: &Packet) -> bool {
         && asks_for_service(packet)
 }
 
-/// Whether the reply would need a flow to be let in: not if a rule holds the peer anyway (a busy service makes no
-/// state), and not if the packet is somebody else's whom we only bridge.
+/// What a packet that belongs to no flow yet is worth.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Worth {
+    /// No flow: a rule lets the reply in anyway (a busy service makes no state), or the packet is somebody else's whom
+    /// we only bridge.
+    Nothing,
+    /// A flow.
+    Flow,
+    /// A flow, because it answers a service under a limit, which asks whether an exchange is alive; not of TCP, where
+    /// a SYN tells what is new.
+    Answer,
+}
+
 #[inline(always)]
-fn deserves_flow<T: Tables>(tables: &T, interface: &Interface, packet: &Packet) -> bool {
-    if !packet.is_icmp()
-        && find(tables, &packet.source, packet.protocol, packet.source_port, &packet.destination).is_allowed()
-    {
-        return false;
+fn worth<T: Tables>(tables: &T, interface: &Interface, packet: &Packet) -> Worth {
+    let mut worth = Worth::Flow;
+    if !packet.is_icmp() {
+        let service = find(tables, &packet.source, packet.protocol, packet.source_port, &packet.destination);
+        if service.is_allowed() {
+            if service.limit == 0 || packet.protocol == proto::TCP {
+                return Worth::Nothing;
+            }
+            worth = Worth::Answer;
+        }
     }
-    locate(tables, interface, &packet.source, &packet.destination) != Destination::Elsewhere
+    match locate(tables, interface, &packet.source, &packet.destination) {
+        Destination::Elsewhere => Worth::Nothing,
+        Destination::Ours | Destination::Container => worth,
+    }
 }
 
 #[inline(always)]

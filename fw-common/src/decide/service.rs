@@ -16,6 +16,8 @@ pub(super) struct Service {
     pub published: bool,
     /// What the peer may.
     pub access: Access,
+    /// The limit for new flows of the peer, 0 if none.
+    pub limit: u8,
     /// The rule that said so, 0 if none did.
     pub rule: u32,
 }
@@ -43,7 +45,7 @@ pub(super) fn find<T: Tables>(
     port: u16,
     peer: &Address,
 ) -> Service {
-    let mut service = Service { known: false, published: false, access: Access::Closed, rule: 0 };
+    let mut service = Service::CLOSED;
     let mut zones = None;
     let mut key = PortKey::new(*local, protocol, port);
     if let Some(entry) = tables.port(&key) {
@@ -59,6 +61,10 @@ pub(super) fn find<T: Tables>(
 }
 
 impl Service {
+    /// No entry stands for it.
+    pub(super) const CLOSED: Self =
+        Self { known: false, published: false, access: Access::Closed, limit: 0, rule: 0 };
+
     #[inline(always)]
     fn add<T: Tables>(&mut self, tables: &T, entry: &Port, peer: &Address, zones: &mut Option<u64>) {
         self.known = true;
@@ -75,8 +81,10 @@ impl Service {
         if holds {
             self.access = Access::Rule;
             self.rule = entry.rule;
+            self.limit = entry.limit;
         } else if entry.open != 0 && self.access != Access::Rule {
             self.access = Access::Open;
+            self.limit = entry.limit;
         } else if entry.rule != 0 && self.access == Access::Closed {
             self.access = Access::SourceNotAllowed;
             self.rule = entry.rule;

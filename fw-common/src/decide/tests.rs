@@ -21,6 +21,7 @@ fn a_mark_replaces_our_field_and_nothing_else() {
 fn a_hook_decides_for_its_own_kind_of_device() {
     use crate::tables::role::{BRIDGE, PORT, UPLINK};
     for (hook, own) in [
+        (Hook::UplinkXdp, UPLINK),
         (Hook::UplinkIngress, UPLINK),
         (Hook::UplinkEgress, UPLINK),
         (Hook::PortIngress, PORT),

@@ -1,16 +1,52 @@
 //! Tables in ordinary collections: what the planner compares, and what tests and `fw explain` decide with.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use bytemuck::Zeroable;
 
 use super::{
-    DenyRule, Endpoint, Interface, LocalAddress, LocalKey, Network, Port, PortKey, Prefix, Route, Settings,
+    Bucket, BucketKey, BudgetPlace, Datagram, DatagramKey, DenyRule, Endpoint, Interface, Limit, LinkKey,
+    LocalAddress, LocalKey, Network, OutKey, OutRule, Port, PortKey, Prefix, ReachKey, Route, Settings,
     Subnet, Tables, Zones,
 };
 use crate::address::Address;
 use crate::flow::{Flow, FlowKey};
+
+/// A table that may have a million entries: cloned at no cost, copied when it is changed, and compared at no cost with
+/// its clones.
+#[derive(Clone, Debug, Default)]
+pub struct Shared<T>(Arc<T>);
+
+impl<T> From<T> for Shared<T> {
+    fn from(table: T) -> Self {
+        Self(Arc::new(table))
+    }
+}
+
+impl<T> Deref for Shared<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: Clone> DerefMut for Shared<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
+impl<T: PartialEq> PartialEq for Shared<T> {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+    }
+}
+
+impl<T: Eq> Eq for Shared<T> {}
 
 /// One consistent set of tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,17 +64,37 @@ pub struct Memory {
     /// Ports with a rule or published.
     pub ports: BTreeMap<PortKey, Port>,
     /// Denied prefixes; full-length ones stand in the map `denied_hosts`, the others in `denied`.
-    pub denied: BTreeMap<Prefix, DenyRule>,
+    pub denied: Shared<BTreeMap<Prefix, DenyRule>>,
     /// Zones of prefixes; full-length ones stand in the map `source_hosts`, the others in `sources`.
-    pub sources: BTreeMap<Prefix, Zones>,
+    pub sources: Shared<BTreeMap<Prefix, Zones>>,
     /// Containers by address.
     pub endpoints: BTreeMap<Address, Endpoint>,
+    /// Networks that others may open connections to.
+    pub reach: BTreeSet<ReachKey>,
+    /// Ports of neighbours that containers were linked to.
+    pub links: BTreeSet<LinkKey>,
+    /// What the host may open connections to.
+    pub outbound: BTreeMap<OutKey, OutRule>,
+    /// Limits by number, which is not 0.
+    pub limits: BTreeMap<u32, Limit>,
     /// Flows that went out.
     pub flows: RefCell<BTreeMap<FlowKey, Flow>>,
+    /// Places of flows in the budgets of their owners.
+    pub budgets: RefCell<BTreeMap<BudgetPlace, FlowKey>>,
+    /// What the next number that is drawn comes from.
+    pub random: Cell<u32>,
+    /// Flows that came in.
+    pub inbound_flows: RefCell<BTreeMap<FlowKey, Flow>>,
+    /// Token buckets of peers.
+    pub buckets: RefCell<BTreeMap<BucketKey, Bucket>>,
+    /// Datagrams of which the first fragment was seen.
+    pub datagrams: RefCell<BTreeMap<DatagramKey, Datagram>>,
     /// Addresses that only the routing table knows to be local.
     pub routed_local: BTreeSet<Address>,
     /// Second of the monotonic clock.
     pub now: u32,
+    /// Millisecond of the monotonic clock.
+    pub now_ms: u32,
 }
 
 impl Default for Memory {
@@ -50,12 +106,22 @@ impl Default for Memory {
             networks: BTreeMap::new(),
             local_addresses: BTreeMap::new(),
             ports: BTreeMap::new(),
-            denied: BTreeMap::new(),
-            sources: BTreeMap::new(),
+            denied: Shared::default(),
+            sources: Shared::default(),
             endpoints: BTreeMap::new(),
+            reach: BTreeSet::new(),
+            links: BTreeSet::new(),
+            outbound: BTreeMap::new(),
+            limits: BTreeMap::new(),
             flows: RefCell::default(),
+            budgets: RefCell::default(),
+            random: Cell::new(0),
+            inbound_flows: RefCell::default(),
+            buckets: RefCell::default(),
+            datagrams: RefCell::default(),
             routed_local: BTreeSet::new(),
             now: 0,
+            now_ms: 0,
         }
     }
 }
@@ -133,13 +199,85 @@ impl Tables for Memory {
         self.flows.borrow_mut().remove(key);
     }
 
+    fn budgeted(&self, place: &BudgetPlace) -> Option<FlowKey> {
+        self.budgets.borrow().get(place).copied()
+    }
+
+    fn set_budgeted(&self, place: &BudgetPlace, flow: &FlowKey) {
+        self.budgets.borrow_mut().insert(*place, *flow);
+    }
+
+    fn random(&self) -> u32 {
+        // Numerical Recipes' generator; its high bits are the better ones.
+        let next = self.random.get().wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        self.random.set(next);
+        next.rotate_left(16)
+    }
+
+    fn inbound_flow(&self, key: &FlowKey) -> Option<Flow> {
+        self.inbound_flows.borrow().get(key).copied()
+    }
+
+    fn record_inbound(&self, key: &FlowKey, flow: &Flow) {
+        self.inbound_flows.borrow_mut().insert(*key, *flow);
+    }
+
+    fn forget_inbound(&self, key: &FlowKey) {
+        self.inbound_flows.borrow_mut().remove(key);
+    }
+
+    fn reaches(&self, key: &ReachKey) -> bool {
+        self.reach.contains(key)
+    }
+
+    fn linked(&self, key: &LinkKey) -> bool {
+        self.links.contains(key)
+    }
+
+    fn outbound(&self, key: &OutKey) -> Option<OutRule> {
+        self.outbound.get(key).copied()
+    }
+
+    fn limit(&self, id: u32) -> Option<Limit> {
+        self.limits.get(&id).copied()
+    }
+
+    fn bucket(&self, key: &BucketKey) -> Option<Bucket> {
+        self.buckets.borrow().get(key).copied()
+    }
+
+    fn set_bucket(&self, key: &BucketKey, bucket: &Bucket) {
+        self.buckets.borrow_mut().insert(*key, *bucket);
+    }
+
+    fn datagram(&self, key: &DatagramKey) -> Option<Datagram> {
+        self.datagrams.borrow().get(key).copied()
+    }
+
+    fn remember(&self, key: &DatagramKey, datagram: &Datagram) {
+        self.datagrams.borrow_mut().insert(*key, *datagram);
+    }
+
     fn route(&self, source: &Address, destination: &Address, _ifindex: u32) -> Route {
-        // The kernel forwards nothing from or to a link (`bpf_ipv6_fib_lookup`, since 4.18).
-        let on_link = source.is_link_local_v6() || destination.is_link_local_v6();
-        if on_link || self.routed_local.contains(destination) { Route::Local } else { Route::Forwarded }
+        // Of IPv6 the kernel forwards nothing from or to a link, a group or the loopback address
+        // (`rt6_need_strict` in `bpf_ipv6_fib_lookup`, since 4.18).
+        let stays = |address: &Address| {
+            !address.is_v4()
+                && (address.is_link_local_v6() || address.is_multicast() || address.is_loopback())
+        };
+        let never_forwarded = !destination.is_v4() && (stays(source) || stays(destination));
+        if never_forwarded || self.routed_local.contains(destination) {
+            Route::Local
+        } else {
+            Route::Forwarded
+        }
     }
 
     fn now(&self) -> u32 {
         self.now
+    }
+
+    fn now_ms(&self) -> u32 {
+        self.now_ms
     }
 }

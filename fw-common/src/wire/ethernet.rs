@@ -32,7 +32,7 @@ pub struct Frame {
 /// hook that took them for "not IP" would be walked around (VU#855201).
 ///
 /// # Errors
-/// A header that is cut short, or more than eight tags.
+/// A header that is cut short or is not that of the packet, or more than eight tags.
 #[inline(always)]
 pub fn open<B: Bytes + ?Sized>(bytes: &B, arrival: &Arrival, link: u8) -> Parsed<Frame> {
     if link == link_layer::NONE {
@@ -70,6 +70,12 @@ pub fn open<B: Bytes + ?Sized>(bytes: &B, arrival: &Arrival, link: u8) -> Parsed
         frame.network += size_of::<Tag>() as u32;
         seen += 1;
     }
+    // The kernel has read the type of this very frame. If it is another, the frame does not begin where it seems to: on
+    // kernels that lose `mac_len` when a program of generic XDP that knows frags runs before us (seen on 6.18).
+    let says_ip = matches!(arrival.ethertype, ethertype::IPV4 | ethertype::IPV6);
+    if says_ip && frame.ethertype != arrival.ethertype {
+        return Err(Reason::MalformedHeader);
+    }
     Ok(frame)
 }
 
@@ -95,6 +101,8 @@ pub struct Arp {
     pub sender: Mac,
     /// The sender's IPv4 address; `0.0.0.0` in a probe (RFC 5227).
     pub address: Address,
+    /// The IPv4 address that is asked for, or of whoever is answered.
+    pub target: Address,
 }
 
 impl Arp {
@@ -108,7 +116,11 @@ impl Arp {
         if !bytes.read(offset, &mut message) || message.fixed != [0, 1, 8, 0, 6, 4] {
             return Err(Reason::MalformedHeader);
         }
-        Ok(Self { sender: message.sender, address: Address::v4(message.address) })
+        Ok(Self {
+            sender: message.sender,
+            address: Address::v4(message.address),
+            target: Address::v4(message.target),
+        })
     }
 }
 
@@ -120,5 +132,6 @@ struct Message {
     operation: [u8; 2],
     sender: Mac,
     address: [u8; 4],
-    target: [u8; 10],
+    target_mac: Mac,
+    target: [u8; 4],
 }

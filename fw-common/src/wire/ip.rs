@@ -10,6 +10,9 @@ use crate::verdict::Reason;
 const IPV4_OPTIONS: u32 = 12;
 const EXTENSION_HEADERS: u32 = 8;
 
+/// [`Packet::fragment`] of a fragment that is all of its packet (RFC 6946).
+pub(super) const ATOMIC: u8 = 3;
+
 /// Whether all of the packet should be there, or only what an ICMP error quotes of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extent {
@@ -80,6 +83,7 @@ fn ipv4<B: Bytes + ?Sized>(bytes: &B, offset: u32, extent: Extent, packet: &mut 
     if header_length > 20 && extent == Extent::Whole {
         ipv4_options(bytes, offset + 20, packet)?;
     }
+    packet.identification = u32::from(be16(header.identification));
     let fragment = be16(header.fragment);
     let position = u32::from(fragment & 0x1fff) * 8;
     packet.set_fragment(position, fragment & 0x2000 != 0);
@@ -221,9 +225,13 @@ fn extensions<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Parsed<()> {
                 return Err(Reason::BadFragment);
             }
             fragmented = true;
+            packet.identification = u32::from_be_bytes(header.identification);
             let field = be16(header.fragment);
             let position = u32::from(field & 0xfff8);
             packet.set_fragment(position, field & 1 != 0);
+            if packet.fragment == 0 {
+                packet.fragment = ATOMIC;
+            }
             packet.transport += 8;
             check_fragment(packet, position)?;
             if position > 0 {

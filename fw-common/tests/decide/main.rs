@@ -1,6 +1,8 @@
 //! Decisions: every example against the tables in memory, every reason reached, and what holds for all packets.
 
+mod budgets;
 mod example;
+mod links;
 mod properties;
 
 use std::collections::BTreeSet;
@@ -17,7 +19,7 @@ fn decided(scene: &Scene) -> Verdict {
 
 /// What is wrong with the outcome of a case, in words.
 fn faults(case: &Case) -> Vec<String> {
-    let Case { scene, verdict, flow } = case;
+    let Case { scene, verdict, flow, inbound } = case;
     let mut faults = Vec::new();
     let found = decided(scene);
     if found != *verdict {
@@ -27,8 +29,10 @@ fn faults(case: &Case) -> Vec<String> {
             scene.name
         ));
     }
-    if let Some((key, expected)) = flow {
-        let flows = scene.tables.flows.borrow();
+    let tables = &scene.tables;
+    for (flow, flows) in [(flow, &tables.flows), (inbound, &tables.inbound_flows)] {
+        let Some((key, expected)) = flow else { continue };
+        let flows = flows.borrow();
         let found = flows.get(key).map(|flow| (flow.state, flow.owner));
         if found != *expected {
             let name = &scene.name;

@@ -4,13 +4,13 @@ use bytemuck::Zeroable as _;
 use fw_common::decide::Workspace;
 use fw_common::flow::{FlowKey, owner};
 use fw_common::tables::memory::Memory;
-use fw_common::tables::{LocalKey, PortKey, link_layer, role};
-use fw_common::wire::{Arrival, Audience, Packet, VlanTag, ethertype, open, parse};
+use fw_common::tables::{LocalKey, PortKey, ReachKey, link_layer, role};
+use fw_common::wire::{Arrival, Audience, Fragment, Packet, VlanTag, ethertype, open, parse, proto, tcp};
 use fw_common::{Action, Address, Hook, Mark, Reason, Tables as _, Verdict, decide};
 use proptest::prelude::*;
 
-use crate::example::host::{DEVICES, tables};
-use crate::example::{Scene, cases};
+use crate::example::host::{BRIDGE_NO_ICC, DEVICES, PORT_N3, mac_of, tables};
+use crate::example::{Scene, arrival, cases};
 
 const HOOKS: [Hook; 7] = [
     Hook::UplinkXdp,
@@ -55,6 +55,7 @@ fn arrivals() -> impl Strategy<Value = Arrival> {
             vlan: VlanTag::new(present, control),
             audience,
             mark,
+            owner: 0,
         },
     )
 }
@@ -92,7 +93,7 @@ fn scenes() -> impl Strategy<Value = Scene> {
 }
 
 /// What holds whatever the hook.
-fn is_sound(scene: &Scene, verdict: Verdict) -> Result<(), TestCaseError> {
+fn is_sound(scene: &Scene, before: &Memory, verdict: Verdict) -> Result<(), TestCaseError> {
     prop_assert_eq!(verdict.action == Action::Drop, verdict.reason.is_drop());
     if verdict.action == Action::Drop {
         prop_assert_eq!(verdict.mark, Mark::None);
@@ -102,14 +103,56 @@ fn is_sound(scene: &Scene, verdict: Verdict) -> Result<(), TestCaseError> {
     }
     let marks: &[Mark] = match scene.hook {
         Hook::UplinkIngress => &[Mark::None, Mark::In],
-        Hook::PortIngress => &[Mark::None, Mark::In, Mark::Out],
+        Hook::PortIngress => &[Mark::None, Mark::In, Mark::Out, Mark::Reach],
         _ => &[Mark::None],
     };
     prop_assert!(marks.contains(&verdict.mark));
-    if matches!(scene.hook, Hook::UplinkEgress | Hook::UplinkXdp | Hook::PortEgress | Hook::BridgeEgress) {
-        prop_assert_eq!(verdict.action, Action::Pass);
+    if scene.hook == Hook::UplinkXdp {
+        prop_assert!(verdict.action != Action::Accept);
+    }
+    let judged = scene.hook == Hook::UplinkEgress
+        && scene.tables.settings.outbound != 0
+        && scene.arrival.ingress_ifindex == 0;
+    if matches!(scene.hook, Hook::UplinkEgress | Hook::BridgeEgress) {
+        prop_assert!(judged || verdict.action == Action::Pass, "{verdict:?}");
+    }
+    if verdict.action == Action::Drop {
+        prop_assert!(scene.tables.datagrams.borrow().keys().eq(before.datagrams.borrow().keys()));
+        prop_assert!(
+            scene.hook != Hook::UplinkEgress
+                || scene.tables.flows.borrow().keys().eq(before.flows.borrow().keys())
+        );
     }
     Ok(())
+}
+
+/// The same frame as XDP sees it, and as the kernel sees it behind XDP: no tag kept aside, for whom its MAC address says.
+fn twins(scene: &Scene) -> (Scene, Scene) {
+    let device = scene.arrival.ifindex;
+    let mut behind = Scene { hook: Hook::UplinkIngress, ..scene.clone() };
+    behind.arrival = arrival(device, mac_of(device), &scene.frame);
+    (Scene { hook: Hook::UplinkXdp, ..behind.clone() }, behind)
+}
+
+/// Whether `uplink_ingress` must be asked: XDP does not see, or does not look up, what the verdict depends on.
+fn is_left_to_tc(scene: &Scene) -> bool {
+    let tables = &scene.tables;
+    let Some(interface) = tables.interface(scene.arrival.ifindex) else { return true };
+    if interface.role != role::UPLINK || interface.link_layer == link_layer::NONE {
+        return true;
+    }
+    if open(&scene.frame[..], &scene.arrival, interface.link_layer).is_err() {
+        return true;
+    }
+    let Some(packet) = packet_of(scene) else { return false };
+    let key = |address| LocalKey::new(address, interface.l3_device);
+    let group = packet.destination.is_multicast() || packet.destination.is_broadcast();
+    let known = group
+        || tables.subnet(&packet.destination).is_some()
+        || tables.local_address(&key(packet.destination)).is_some();
+    let waits = packet.protocol == proto::TCP && !packet.opens();
+    let denied = tables.denied(&packet.source).is_some();
+    (!known && tables.local_address(&key(packet.source)).is_some()) || (!denied && (!known || waits))
 }
 
 /// Whether Docker publishes this tuple's local end, by its own address or by any.
@@ -133,7 +176,8 @@ proptest! {
         frame in noise(),
     ) {
         let scene = Scene { name: String::new(), hook, arrival, frame, tables: tables() };
-        is_sound(&scene, decided(&scene).0)?;
+        let before = scene.tables.clone();
+        is_sound(&scene, &before, decided(&scene).0)?;
     }
 
     #[test]
@@ -150,7 +194,26 @@ proptest! {
 
     #[test]
     fn a_changed_example_is_decided_soundly(scene in scenes()) {
-        is_sound(&scene, decided(&scene).0)?;
+        let before = scene.tables.clone();
+        is_sound(&scene, &before, decided(&scene).0)?;
+    }
+
+    #[test]
+    fn xdp_drops_what_the_hook_behind_would_drop_and_for_the_same_reason(scene in scenes()) {
+        let (early, behind) = twins(&scene);
+        let (dropped, would_be) = (decided(&early).0, decided(&behind).0);
+        if dropped.action == Action::Drop {
+            prop_assert_eq!(dropped, would_be);
+        } else {
+            // A token that is taken is taken once.
+            let only_there = would_be.action != Action::Drop
+                || would_be.reason == Reason::OverLimit
+                || is_left_to_tc(&behind);
+            prop_assert!(only_there, "{would_be:?} could have been dropped early");
+        }
+        // Whatever it decides, it changes no flow.
+        let before = scene.tables.flows.borrow();
+        prop_assert_eq!(&*before, &*early.tables.flows.borrow());
     }
 
     #[test]
@@ -177,7 +240,7 @@ proptest! {
 
     #[test]
     fn what_is_vouched_for_inwards_has_a_known_end(scene in scenes()) {
-        let (verdict, Workspace { packet, inner }) = decided(&scene);
+        let (verdict, Workspace { packet, inner, .. }) = decided(&scene);
         if verdict.mark == Mark::In {
             let tables = &scene.tables;
             let known = tables.endpoint(&packet.destination).is_some()
@@ -186,7 +249,9 @@ proptest! {
             let about = verdict.reason == Reason::RelatedError
                 && (is_published(tables, inner.source, inner.protocol, inner.source_port)
                     || is_container_flow(tables, &FlowKey::outward(&inner)));
-            prop_assert!(known || about, "{verdict:?} of {packet:?}");
+            // ARP along a link; `without_icc_nothing_but_a_link_leads_to_a_neighbour` says where it may go.
+            let asks = verdict.reason == Reason::Link && packet.version == 0;
+            prop_assert!(known || about || asks, "{verdict:?} of {packet:?}");
         }
     }
 
@@ -210,16 +275,75 @@ proptest! {
         prop_assert!(network.spoofing != 0 || on_link || in_network(source), "from {source}");
         let ours = tables.local_address(&LocalKey::new(packet.destination, interface.l3_device));
         let elsewhere = tables.subnet(&packet.destination).is_some() && !in_network(packet.destination);
-        prop_assert!(!elsewhere || ours.is_some(), "to {}", packet.destination);
+        let reached = matches!(verdict.reason, Reason::Reach | Reason::Answer);
+        prop_assert!(!elsewhere || ours.is_some() || reached, "to {}", packet.destination);
         if network.internal != 0 {
             let destination = packet.destination;
             let on_link = destination.is_link_local_v6() || destination.is_multicast() || destination.is_broadcast();
             let gateway = ours.is_some_and(|local| local.ifindex == interface.network);
-            prop_assert!(gateway || on_link || in_network(destination), "to {destination}");
+            let answer = verdict.reason == Reason::Answer && elsewhere;
+            prop_assert!(gateway || on_link || in_network(destination) || answer, "to {destination}");
         }
         if verdict.mark == Mark::Out {
             prop_assert!(!on_link && interface.endpoint_known != 0);
             prop_assert!(!in_network(packet.destination) && ours.is_none());
+        }
+    }
+
+    /// Whatever the frame: past the port of a network without icc goes only what a link lets through.
+    #[test]
+    fn without_icc_nothing_but_a_link_leads_to_a_neighbour(scene in scenes()) {
+        let device = scene.tables.interface(scene.arrival.ifindex);
+        let apart = device.is_some_and(|device| device.role == role::PORT && device.network == BRIDGE_NO_ICC);
+        if scene.hook != Hook::PortIngress || !apart {
+            return Ok(());
+        }
+        let (verdict, _) = decided(&scene);
+        if verdict.action == Action::Drop {
+            return Ok(());
+        }
+        let to: [u8; 6] = scene.frame[..6].try_into().expect("a frame with addresses");
+        let to_host = to == mac_of(BRIDGE_NO_ICC).bytes;
+        let vouched = verdict.mark == Mark::In;
+        prop_assert!(!vouched || matches!(verdict.reason, Reason::Link | Reason::Answer), "{verdict:?}");
+        prop_assert!(vouched || to_host || to[0] & 1 == 1, "{verdict:?} to {to:?}");
+        // What goes on unvouched, to a group, is stopped at every other port.
+        let there = Arrival {
+            ifindex: PORT_N3,
+            ingress_ifindex: scene.arrival.ifindex,
+            audience: if to_host { Audience::Other } else { Audience::Multicast },
+            mark: (verdict.mark as u32) << 17,
+            ..scene.arrival
+        };
+        let leaving = Scene { hook: Hook::PortEgress, arrival: there, ..scene };
+        let (left, _) = decided(&leaving);
+        prop_assert!(vouched || left.reason == Reason::Unvouched, "{left:?}");
+    }
+
+    #[test]
+    fn an_answer_answers_what_came_in(scene in scenes()) {
+        let before = scene.tables.inbound_flows.borrow().clone();
+        let (verdict, Workspace { packet, inner, .. }) = decided(&scene);
+        if verdict.reason == Reason::Answer {
+            let key = if packet.is_icmp_error() { FlowKey::inward(&inner) } else { FlowKey::outward(&packet) };
+            let follows = packet.fragment() == Fragment::Later && !scene.tables.datagrams.borrow().is_empty();
+            prop_assert!(follows || (before.contains_key(&key) && !packet.opens()), "{packet:?}");
+        } else if scene.hook != Hook::BridgeEgress && !matches!(verdict.reason, Reason::Reach | Reason::Link) {
+            prop_assert!(*scene.tables.inbound_flows.borrow() == before, "{verdict:?} of {packet:?}");
+        }
+    }
+
+    #[test]
+    fn from_one_network_to_another_only_what_reaches_or_answers(scene in scenes()) {
+        let (verdict, Workspace { packet, .. }) = decided(&scene);
+        if verdict.reason == Reason::Reach || verdict.mark == Mark::Reach {
+            let tables = &scene.tables;
+            let from = tables.interface(scene.arrival.ifindex).expect("not dropped").network;
+            let to = tables.subnet(&packet.destination).expect("not dropped").network;
+            let reaches = tables.reaches(&ReachKey { from, to });
+            prop_assert!(from != to && (reaches || verdict.reason == Reason::Answer), "{packet:?}");
+            let known = tables.endpoint(&packet.destination).is_some();
+            prop_assert!(verdict.mark == Mark::None || known, "{packet:?}");
         }
     }
 
@@ -239,10 +363,10 @@ proptest! {
 
     #[test]
     fn a_trailer_changes_nothing(scene in scenes(), trailer in prop::collection::vec(any::<u8>(), 1..60)) {
+        let mut longer = scene.clone();
         let (verdict, _) = decided(&scene);
         // Only what lacks bytes may find them there.
         if packet_of(&scene).is_some() {
-            let mut longer = scene.clone();
             longer.frame.extend(trailer);
             prop_assert_eq!(decided(&longer).0, verdict);
         }
@@ -250,7 +374,12 @@ proptest! {
 
     #[test]
     fn the_same_packet_again_meets_the_same_verdict(scene in scenes()) {
-        let (verdict, _) = decided(&scene);
-        prop_assert_eq!(decided(&scene).0, verdict);
+        let (verdict, Workspace { packet, .. }) = decided(&scene);
+        // A token is spent, what a rule let out goes on as a flow, and the RST that ends what came in ends its right to
+        // be sent.
+        let spent = !scene.tables.limits.is_empty() || scene.tables.settings.outbound != 0;
+        if !spent && (verdict.reason != Reason::Answer || packet.tcp_flags & tcp::RST == 0) {
+            prop_assert_eq!(decided(&scene).0, verdict);
+        }
     }
 }

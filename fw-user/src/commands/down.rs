@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use super::{Failure, Outcome, Pins, is_fw, need_privileges};
 use crate::datapath::{self, Directory, DirectoryError, Lock, Maps};
-use crate::handover::Iptables;
+use crate::handover::{Iptables, Nft};
 use crate::reconcile::{chain, devices};
 
 /// Options of `fw down`.
@@ -46,6 +46,14 @@ pub fn run(options: &Options) -> Outcome {
             }
         }
         Err(error) => errors.push(chain(&error)),
+    }
+    match Nft::find() {
+        Some(nft) => errors.extend(nft.remove().err().map(|error| chain(&error))),
+        None => {
+            eprintln!(
+                "fw: there is no `nft` to look for `table bridge fw` with; if it was removed, reboot to be rid of it"
+            );
+        }
     }
     match devices() {
         Ok(devices) => {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use fw_common::event::Event;
+use fw_common::tables::memory::Memory;
 use fw_common::tables::name_kind;
 use fw_common::{Address, Hook, Reason, Tables as _};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -40,7 +41,7 @@ pub fn run(options: &Options) -> Outcome {
     let directory = Directory::open(&options.pins.bpffs)?;
     let mut maps = Maps::open(directory.path())?;
     let waiting = maps.take_events();
-    let mut view = View { state: maps.read()?, devices: devices()? };
+    let mut view = View { state: maps.read_around(&Memory::default())?, devices: devices()? };
     if options.all {
         show(options, &view, &waiting)?;
     }
@@ -50,7 +51,7 @@ pub fn run(options: &Options) -> Outcome {
         poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
         let events = maps.take_events();
         if !events.is_empty() {
-            view = View { state: maps.read()?, devices: devices()? };
+            view = View { state: maps.read_around(&Memory::default())?, devices: devices()? };
         }
         show(options, &view, &events)?;
     }

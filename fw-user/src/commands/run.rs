@@ -74,14 +74,15 @@ async fn daemon(options: Options, policy: Policy, directory: &Directory) -> Outc
     // Before the first snapshot, so that nothing that changes after it is missed.
     let watch = netlink::watch()?;
     let events = docker.events();
-    let datapath = Datapath::load(directory, mode)?;
+    let datapath = Datapath::load(directory, mode, &policy.tables.of_maps())?;
     let mut reconciler = Reconciler::new(options.policy, policy, docker, datapath, directory.was_made());
     let Passed { hooks, networks, ports, .. } = reconciler.start().await.map_err(failure)?;
     tracing::info!(hooks, networks, ports, after = ?begun.elapsed(), "ready: the policy is in force");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!(%error, "cannot tell systemd that fw is ready");
     }
-    reconciler.run(watch, events).await?;
+    // A large future: passes wait for Docker in it.
+    Box::pin(reconciler.run(watch, events)).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,22 +1,23 @@
 //! `fw status`: what is in force, what the outside reaches and why, what was dropped, and whether all is well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use fw_common::Address;
+use fw_common::tables::memory::Memory;
 use fw_common::tables::{Daemon, Port, PortKey, name_kind, sources};
 use fw_common::wire::proto;
+use fw_common::{Address, Hook};
 use serde_json::{Value, json};
 
 use super::{Engine, Outcome, Pins, is_fw, print, runtime};
-use crate::datapath::{Attachment, Directory, DirectoryError, Maps, attached_in};
+use crate::datapath::{Directory, DirectoryError, Maps, attached_in};
 use crate::docker::{Docker, DockerError, DockerSnapshot};
 use crate::handover::{self, Iptables};
 use crate::inventory::Inventory;
-use crate::netlink::{self, HostSnapshot};
-use crate::plan::State;
+use crate::netlink::{self, HostSnapshot, Link};
+use crate::plan::{HookPoint, State};
 use crate::reconcile::{chain, monotonic_seconds};
 use crate::view::{self, Names, Row, row};
 
@@ -85,7 +86,8 @@ impl Report {
         host: &HostSnapshot,
         docker: Result<DockerSnapshot, DockerError>,
     ) -> anyhow::Result<Self> {
-        let state = maps.read()?;
+        // Nothing is shown of the sets' content.
+        let state = maps.read_around(&Memory::default())?;
         let names = Names { names: &state.names };
         let daemon = maps.daemon()?;
         let mut problems = problems(&daemon, alive);
@@ -215,7 +217,8 @@ fn hooks(directory: &Directory, host: &HostSnapshot, problems: &mut Vec<String>)
     let devices: BTreeMap<u32, String> =
         host.links.iter().map(|link| (link.index, link.name.clone())).collect();
     let mut rows = Vec::new();
-    for (point, (how, alive)) in attached_in(directory.path(), &devices)? {
+    let attached = attached_in(directory.path(), &host.links)?;
+    for (point, (how, alive)) in &attached {
         let device = devices.get(&point.ifindex).cloned().unwrap_or_else(|| format!("({})", point.ifindex));
         let hook = point.hook.name();
         if !alive {
@@ -224,14 +227,24 @@ fn hooks(directory: &Directory, host: &HostSnapshot, problems: &mut Vec<String>)
         rows.push(row(json!({
             "device": device,
             "hook": hook,
-            "by": match how {
-                Attachment::Tcx => "tcx",
-                Attachment::Clsact => "clsact",
-            },
+            "by": how.name(),
             "runs": alive,
         })));
     }
+    rows.extend(foreign(host, &attached.into_keys().collect()));
     Ok(rows)
+}
+
+/// XDP programs of others on our uplinks, which keep ours off.
+fn foreign(host: &HostSnapshot, attached: &BTreeSet<HookPoint>) -> Vec<Row> {
+    let on = |ifindex, hook| attached.contains(&HookPoint { ifindex, hook });
+    let links = host.links.iter().filter(|link| !link.xdp.is_empty());
+    let theirs = links.filter(|link| on(link.index, Hook::UplinkIngress) && !on(link.index, Hook::UplinkXdp));
+    let row_of = |link: &Link| {
+        let hook = Hook::UplinkXdp.name();
+        row(json!({"device": link.name, "hook": hook, "by": "another program", "runs": false}))
+    };
+    theirs.map(row_of).collect()
 }
 
 fn networks(state: &State, names: Names<'_>, host: &HostSnapshot) -> Vec<Row> {
@@ -257,6 +270,9 @@ fn networks(state: &State, names: Names<'_>, host: &HostSnapshot) -> Vec<Row> {
             "unknown_ports": ports(0),
             "icc": network.icc != 0,
             "internal": network.internal != 0,
+            "egress": view::egress(&network.terms, names),
+            "host": network.terms.host != 0,
+            "reaches": view::reached(state, names, *id),
         }))
     };
     tables.networks.iter().map(one).collect()
@@ -336,7 +352,7 @@ fn handover(state: &State, host: &HostSnapshot, problems: &mut Vec<String>) -> V
     let devices =
         uplinks.filter_map(|interface| host.link(interface.l3_device)).map(|link| link.name.clone());
     let found = handover::Marks::new(state.tables.settings.mark_bit)
-        .and_then(|marks| handover::Desired::new(marks, devices, false))
+        .and_then(|marks| handover::Desired::new(marks, devices, !state.tables.reach.is_empty()))
         .and_then(|wanted| Iptables::find()?.status(&wanted));
     match found {
         Ok(status) => {

@@ -1,6 +1,6 @@
 //! Hooks: attaching, adopting and detaching programs, by TCX links that are pinned, else by clsact filters.
 //!
-//! A pinned link is `links/<hook>-<ifindex>`. The link of a device that is gone stays as a dead pin (an update says
+//! A pinned link is `hooks/<hook>-<ifindex>`. The link of a device that is gone stays as a dead pin (an update says
 //! ENOLINK), and ifindexes tell a device from its successor of the same name: dead pins are swept by name.
 //! A clsact filter has no link; that we attached one, and whether the qdisc is ours, is read back from the kernel.
 
@@ -14,6 +14,7 @@ use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use fw_common::Hook;
 
 use super::{DatapathError, Programs};
+use crate::netlink::Link;
 use crate::plan::HookPoint;
 
 /// Which mechanism to use.
@@ -34,6 +35,22 @@ pub enum Attachment {
     Tcx,
     /// By a clsact filter.
     Clsact,
+    /// By a pinned XDP link, in the driver.
+    XdpNative,
+    /// By a pinned XDP link, in the kernel's generic path.
+    XdpGeneric,
+}
+
+impl Attachment {
+    /// The word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+            Self::XdpNative => "xdp native",
+            Self::XdpGeneric => "xdp generic",
+        }
+    }
 }
 
 /// Our place among clsact filters: first, with a handle to know it by.
@@ -49,7 +66,7 @@ pub(super) struct Hooks {
 
 impl Hooks {
     pub(super) fn new(directory: &Path, mode: AttachMode) -> Self {
-        Self { links: directory.join("links"), mode, attached: BTreeMap::new() }
+        Self { links: directory.join("hooks"), mode, attached: BTreeMap::new() }
     }
 
     pub(super) fn attached(&self) -> &BTreeMap<HookPoint, Attachment> {
@@ -64,7 +81,8 @@ impl Hooks {
         devices: &BTreeMap<u32, String>,
         doubt: bool,
     ) -> Result<BTreeSet<HookPoint>, DatapathError> {
-        let pins = pins_in(&self.links)?;
+        let mut pins = pins_in(&self.links)?;
+        pins.retain(|point, _| point.hook != Hook::UplinkXdp);
         self.attached.retain(|point, _| pins.contains_key(point));
         for (point, pin) in &pins {
             let alive = match devices.get(&point.ifindex) {
@@ -177,7 +195,9 @@ impl Hooks {
         devices: &BTreeMap<u32, String>,
     ) -> Result<(), DatapathError> {
         match self.attached.remove(&point) {
-            Some(Attachment::Tcx) => remove_pin(&self.links.join(link_name(point))),
+            Some(Attachment::Tcx | Attachment::XdpNative | Attachment::XdpGeneric) => {
+                remove_pin(&self.links.join(link_name(point)))
+            }
             Some(Attachment::Clsact) => {
                 remove_filter(&self.links, point, devices)?;
                 remove_qdisc(&self.links, point.ifindex, devices)
@@ -189,7 +209,7 @@ impl Hooks {
 
 /// Takes every hook off and every pin of a hook away, whoever attached it; goes on after a failure and reports all.
 pub fn remove_all(directory: &Path, devices: &BTreeMap<u32, String>) -> Vec<DatapathError> {
-    let links = directory.join("links");
+    let links = directory.join("hooks");
     let mut errors = Vec::new();
     let pins = pins_in(&links).unwrap_or_else(|error| {
         errors.push(error);
@@ -197,7 +217,7 @@ pub fn remove_all(directory: &Path, devices: &BTreeMap<u32, String>) -> Vec<Data
     });
     for (point, pin) in &pins {
         let removed = match pin.how {
-            Attachment::Tcx => remove_pin(&pin.path),
+            Attachment::Tcx | Attachment::XdpNative | Attachment::XdpGeneric => remove_pin(&pin.path),
             Attachment::Clsact => remove_filter(&links, *point, devices),
         };
         errors.extend(removed.err());
@@ -211,11 +231,15 @@ pub fn remove_all(directory: &Path, devices: &BTreeMap<u32, String>) -> Vec<Data
 /// What is attached, for those who only look: how, and whether the kernel says so as well as the pin.
 pub fn attached_in(
     directory: &Path,
-    devices: &BTreeMap<u32, String>,
+    devices: &[Link],
 ) -> Result<BTreeMap<HookPoint, (Attachment, bool)>, DatapathError> {
-    let pins = pins_in(&directory.join("links"))?;
+    let pins = pins_in(&directory.join("hooks"))?;
     let look = |(point, pin): (HookPoint, Pin)| {
-        let alive = devices.get(&point.ifindex).is_some_and(|device| runs(point, pin.how, device));
+        let device = devices.iter().find(|link| link.index == point.ifindex);
+        let alive = device.is_some_and(|device| match pin.how {
+            Attachment::Tcx | Attachment::Clsact => runs(point, pin.how, &device.name),
+            Attachment::XdpNative | Attachment::XdpGeneric => super::early::runs(&pin.path, device),
+        });
         (point, (pin.how, alive))
     };
     Ok(pins.into_iter().map(look).collect())
@@ -227,23 +251,25 @@ pub fn attached_in(
 /// (a device renamed a moment ago) is no answer: taking a pin away for it would take a live program off.
 fn runs(point: HookPoint, how: Attachment, device: &str) -> bool {
     match how {
-        Attachment::Tcx => match SchedClassifier::query_tcx(device, direction(point.hook)) {
-            Ok((_, programs)) => {
-                programs.iter().any(|program| program.name_as_str() == Some(point.hook.name()))
+        Attachment::Tcx | Attachment::XdpNative | Attachment::XdpGeneric => {
+            match SchedClassifier::query_tcx(device, direction(point.hook)) {
+                Ok((_, programs)) => {
+                    programs.iter().any(|program| program.name_as_str() == Some(point.hook.name()))
+                }
+                Err(error) => errno_of(&error) != Some(nix::errno::Errno::ENOENT as i32),
             }
-            Err(error) => errno_of(&error) != Some(nix::errno::Errno::ENOENT as i32),
-        },
+        }
         Attachment::Clsact => crate::netlink::has_filters(point.ifindex).unwrap_or(true),
     }
 }
 
-struct Pin {
-    path: PathBuf,
-    how: Attachment,
+pub(super) struct Pin {
+    pub(super) path: PathBuf,
+    pub(super) how: Attachment,
 }
 
 /// The pins of hooks: links, and the markers (empty directories; a bpffs holds nothing else) of clsact filters.
-fn pins_in(links: &Path) -> Result<BTreeMap<HookPoint, Pin>, DatapathError> {
+pub(super) fn pins_in(links: &Path) -> Result<BTreeMap<HookPoint, Pin>, DatapathError> {
     let failed = |source: io::Error| DatapathError::Hook {
         what: format!("look for pinned links in {}", links.display()),
         source: source.into(),
@@ -255,24 +281,26 @@ fn pins_in(links: &Path) -> Result<BTreeMap<HookPoint, Pin>, DatapathError> {
     for entry in std::fs::read_dir(links).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let (stem, how) = match name.strip_suffix(FILTER_SUFFIX) {
-            Some(stem) => (stem, Attachment::Clsact),
-            None => (name, Attachment::Tcx),
-        };
+        let suffixed = |suffix, how| Some((name.strip_suffix(suffix)?, how));
+        let (stem, how) = suffixed(FILTER_SUFFIX, Attachment::Clsact)
+            .or_else(|| suffixed(GENERIC_SUFFIX, Attachment::XdpGeneric))
+            .unwrap_or((name, Attachment::Tcx));
         let known = stem.rsplit_once('-').and_then(|(hook, ifindex)| {
             let hook = Hook::ATTACHED.into_iter().find(|known| known.name() == hook)?;
             Some(HookPoint { ifindex: ifindex.parse().ok()?, hook })
         });
         if let Some(point) = known {
-            pins.insert(point, Pin { path, how });
+            let native = point.hook == Hook::UplinkXdp && how == Attachment::Tcx;
+            pins.insert(point, Pin { path, how: if native { Attachment::XdpNative } else { how } });
         }
     }
     Ok(pins)
 }
 
 const FILTER_SUFFIX: &str = "_clsact";
+pub(super) const GENERIC_SUFFIX: &str = "_generic";
 
-fn link_name(point: HookPoint) -> String {
+pub(super) fn link_name(point: HookPoint) -> String {
     format!("{}-{}", point.hook.name(), point.ifindex)
 }
 
@@ -300,7 +328,7 @@ fn name_of(point: HookPoint, devices: &BTreeMap<u32, String>) -> Result<&str, Da
     })
 }
 
-fn failed(
+pub(super) fn failed(
     doing: &str,
     point: HookPoint,
     device: &str,
@@ -417,7 +445,7 @@ fn make_marker(path: &Path) -> io::Result<()> {
     std::fs::create_dir_all(path)
 }
 
-fn remove_pin(path: &Path) -> Result<(), DatapathError> {
+pub(super) fn remove_pin(path: &Path) -> Result<(), DatapathError> {
     let removed = if path.is_dir() { std::fs::remove_dir(path) } else { std::fs::remove_file(path) };
     match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DatapathError::Hook {
@@ -428,7 +456,7 @@ fn remove_pin(path: &Path) -> Result<(), DatapathError> {
     }
 }
 
-fn errno_of(error: &ProgramError) -> Option<i32> {
+pub(super) fn errno_of(error: &ProgramError) -> Option<i32> {
     match error {
         ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
         _ => None,

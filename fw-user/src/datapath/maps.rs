@@ -12,16 +12,17 @@ use fw_common::event::Event;
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::tables::memory::Memory;
 use fw_common::tables::{
-    Count, Daemon, DenyRule, Endpoint, Interface, LocalAddress, LocalKey, Name, NameKey, Network, Port,
-    PortKey, Prefix, Settings, Subnet, Zones, capacity, counter_index,
+    Bucket, BucketKey, BudgetPlace, Count, Daemon, Datagram, DatagramKey, DenyRule, Endpoint, Interface,
+    Limit, LinkKey, LocalAddress, LocalKey, Name, NameKey, Network, OutKey, OutRule, Port, PortKey, Prefix,
+    Present, ReachKey, Settings, Subnet, Zones, capacity, counter_index,
 };
 use fw_common::{ABI_VERSION, Address, Hook, Reason};
 
 use super::DatapathError;
-use crate::plan::{State, Step};
+use crate::plan::{Place, State, Step};
 
 /// Every map, by the name of its pin.
-pub const MAP_NAMES: [&str; 18] = [
+pub const MAP_NAMES: [&str; 26] = [
     "settings",
     "interfaces",
     "subnets",
@@ -34,6 +35,14 @@ pub const MAP_NAMES: [&str; 18] = [
     "sources",
     "endpoints",
     "flows",
+    "budgets",
+    "inbound_flows",
+    "reach",
+    "links",
+    "outbound",
+    "limits",
+    "buckets",
+    "datagrams",
     "names",
     "daemon",
     "counters",
@@ -41,6 +50,9 @@ pub const MAP_NAMES: [&str; 18] = [
     "event_budget",
     "events",
 ];
+
+/// What stands where presence counts.
+const PRESENT: Present = Present { present: 1 };
 
 type Hash<K, V> = HashMap<MapData, K, V>;
 type Trie<V> = LpmTrie<MapData, Address, V>;
@@ -59,6 +71,14 @@ pub struct Maps {
     sources: Trie<Zones>,
     endpoints: Hash<Address, Endpoint>,
     flows: Hash<FlowKey, Flow>,
+    budgets: Hash<BudgetPlace, FlowKey>,
+    inbound_flows: Hash<FlowKey, Flow>,
+    reach: Hash<ReachKey, Present>,
+    links: Hash<LinkKey, Present>,
+    outbound: Hash<OutKey, OutRule>,
+    limits: Array<MapData, Limit>,
+    buckets: Hash<BucketKey, Bucket>,
+    datagrams: Hash<DatagramKey, Datagram>,
     names: Hash<NameKey, Name>,
     daemon: Array<MapData, Daemon>,
     counters: PerCpuArray<MapData, Count>,
@@ -79,6 +99,23 @@ pub(super) fn check_layout(directory: &Path) -> Result<(), DatapathError> {
         return Ok(());
     }
     Err(DatapathError::Layout { directory: directory.display().to_string(), found, expected: ABI_VERSION })
+}
+
+/// Refuses maps of another size: the loader would take them as they are.
+pub(super) fn check_sizes(directory: &Path, sizes: &[(&'static str, u32)]) -> Result<(), DatapathError> {
+    for (map, expected) in sizes {
+        let path = directory.join(map);
+        if !path.exists() {
+            continue;
+        }
+        let of = |source| failed(&format!("read the size of the pinned map {}", path.display()), source);
+        let found = MapData::from_pin(&path).map_err(of)?.info().map_err(of)?.max_entries();
+        if found != *expected {
+            let directory = directory.display().to_string();
+            return Err(DatapathError::Size { directory, map, found, expected: *expected });
+        }
+    }
+    Ok(())
 }
 
 fn pinned(directory: &Path, name: &str) -> Result<Map, DatapathError> {
@@ -123,6 +160,14 @@ impl Maps {
             sources: typed(take("sources")?, "sources")?,
             endpoints: typed(take("endpoints")?, "endpoints")?,
             flows: typed(take("flows")?, "flows")?,
+            budgets: typed(take("budgets")?, "budgets")?,
+            inbound_flows: typed(take("inbound_flows")?, "inbound_flows")?,
+            reach: typed(take("reach")?, "reach")?,
+            links: typed(take("links")?, "links")?,
+            outbound: typed(take("outbound")?, "outbound")?,
+            limits: typed(take("limits")?, "limits")?,
+            buckets: typed(take("buckets")?, "buckets")?,
+            datagrams: typed(take("datagrams")?, "datagrams")?,
             names: typed(take("names")?, "names")?,
             daemon: typed(take("daemon")?, "daemon")?,
             counters: typed(take("counters")?, "counters")?,
@@ -133,6 +178,15 @@ impl Maps {
 
     /// Everything that the maps say, but for flows and counters.
     pub fn read(&self) -> Result<State, DatapathError> {
+        self.read_around(&Memory {
+            denied: with_hosts(&self.denied, &self.denied_hosts, "denied")?.into(),
+            sources: with_hosts(&self.sources, &self.source_hosts, "sources")?.into(),
+            ..Memory::default()
+        })
+    }
+
+    /// As [`Maps::read`], but the sets, which may have a million prefixes, are not read: they are those of `sets`.
+    pub fn read_around(&self, sets: &Memory) -> Result<State, DatapathError> {
         let tables = Memory {
             settings: self.settings.get(&0, 0).map_err(|source| failed("read map settings", source))?,
             interfaces: entries(&self.interfaces, "interfaces")?,
@@ -140,12 +194,27 @@ impl Maps {
             networks: entries(&self.networks, "networks")?,
             local_addresses: entries(&self.local_addresses, "local_addresses")?,
             ports: entries(&self.ports, "ports")?,
-            denied: with_hosts(&self.denied, &self.denied_hosts, "denied")?,
-            sources: with_hosts(&self.sources, &self.source_hosts, "sources")?,
+            denied: sets.denied.clone(),
+            sources: sets.sources.clone(),
             endpoints: entries(&self.endpoints, "endpoints")?,
+            reach: entries(&self.reach, "reach")?.into_keys().collect(),
+            links: entries(&self.links, "links")?.into_keys().collect(),
+            outbound: entries(&self.outbound, "outbound")?,
+            limits: self.limits()?,
             ..Memory::default()
         };
         Ok(State { tables, names: self.names()?, ..State::default() })
+    }
+
+    fn limits(&self) -> Result<BTreeMap<u32, Limit>, DatapathError> {
+        let mut limits = BTreeMap::new();
+        for id in 1..capacity::LIMITS {
+            let limit = self.limits.get(&id, 0).map_err(|source| failed("read map limits", source))?;
+            if limit != Limit::zeroed() {
+                limits.insert(id, limit);
+            }
+        }
+        Ok(limits)
     }
 
     /// What the numbers in the maps stand for.
@@ -159,14 +228,63 @@ impl Maps {
         entries(&self.flows, "flows")
     }
 
+    /// The flows that came in to restricted networks, expired ones included.
+    pub fn inbound_flows(&self) -> Result<BTreeMap<FlowKey, Flow>, DatapathError> {
+        entries(&self.inbound_flows, "inbound_flows")
+    }
+
+    /// The token buckets of peers under a limit.
+    pub fn buckets(&self) -> Result<BTreeMap<BucketKey, Bucket>, DatapathError> {
+        entries(&self.buckets, "buckets")
+    }
+
+    /// The datagrams of which a first fragment was let through.
+    pub fn datagrams(&self) -> Result<BTreeMap<DatagramKey, Datagram>, DatapathError> {
+        entries(&self.datagrams, "datagrams")
+    }
+
+    /// The places that owners' flows have in their budgets.
+    pub fn budgeted(&self) -> Result<BTreeMap<BudgetPlace, FlowKey>, DatapathError> {
+        entries(&self.budgets, "budgets")
+    }
+
     /// Records a flow, for tests.
     pub fn put_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), DatapathError> {
         self.flows.insert(key, flow, 0).map_err(|source| failed("write map flows", source))
     }
 
+    /// Fills a token bucket or takes it away, for tests.
+    pub fn put_bucket(&mut self, key: &BucketKey, bucket: Option<&Bucket>) -> Result<(), DatapathError> {
+        write(&mut self.buckets, "buckets", key, bucket)
+    }
+
+    /// Remembers or forgets a datagram, for tests.
+    pub fn put_datagram(
+        &mut self,
+        key: &DatagramKey,
+        datagram: Option<&Datagram>,
+    ) -> Result<(), DatapathError> {
+        write(&mut self.datagrams, "datagrams", key, datagram)
+    }
+
+    /// Gives a place in a budget to a flow, or takes it away, for tests.
+    pub fn put_budgeted(&mut self, place: &BudgetPlace, flow: Option<&FlowKey>) -> Result<(), DatapathError> {
+        write(&mut self.budgets, "budgets", place, flow)
+    }
+
     /// Forgets a flow, for tests.
     pub fn remove_flow(&mut self, key: &FlowKey) -> Result<(), DatapathError> {
         write(&mut self.flows, "flows", key, None)
+    }
+
+    /// Records a flow that came in, for tests.
+    pub fn put_inbound_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), DatapathError> {
+        write(&mut self.inbound_flows, "inbound_flows", key, Some(flow))
+    }
+
+    /// Forgets a flow that came in, for tests.
+    pub fn remove_inbound_flow(&mut self, key: &FlowKey) -> Result<(), DatapathError> {
+        write(&mut self.inbound_flows, "inbound_flows", key, None)
     }
 
     /// What the daemon last said of itself.
@@ -222,6 +340,26 @@ impl Maps {
         self.events.as_fd()
     }
 
+    /// Carries out writes, in this order. Steps that change a hook are not for maps and change none.
+    pub fn apply_all(&mut self, steps: &[Step]) -> Result<(), DatapathError> {
+        steps.iter().try_for_each(|step| self.apply(step))
+    }
+
+    /// The first of these steps that the maps do not hold. An entry that is written twice on the way (sources, settings)
+    /// counts as it was written last.
+    pub fn first_not_held<'a>(&self, steps: &'a [Step]) -> Result<Option<&'a Step>, DatapathError> {
+        let mut last: Vec<(Place, usize)> =
+            steps.iter().enumerate().map(|(number, step)| (step.place(), number)).collect();
+        last.sort_unstable();
+        for same in last.chunk_by(|(one, _), (other, _)| one == other) {
+            let Some(step) = same.last().and_then(|(_, number)| steps.get(*number)) else { continue };
+            if !self.holds(step)? {
+                return Ok(Some(step));
+            }
+        }
+        Ok(None)
+    }
+
     /// Carries out one write.
     pub fn apply(&mut self, step: &Step) -> Result<(), DatapathError> {
         match step {
@@ -235,6 +373,13 @@ impl Maps {
             }
             Step::Port(key, value) => write(&mut self.ports, "ports", key, value.as_ref()),
             Step::Endpoint(key, value) => write(&mut self.endpoints, "endpoints", key, value.as_ref()),
+            Step::Reach(key, value) => write(&mut self.reach, "reach", key, value.map(|()| &PRESENT)),
+            Step::Link(key, value) => write(&mut self.links, "links", key, value.map(|()| &PRESENT)),
+            Step::Outbound(key, value) => write(&mut self.outbound, "outbound", key, value.as_ref()),
+            Step::Limit(id, value) => self
+                .limits
+                .set(*id, value.unwrap_or(Limit::zeroed()), 0)
+                .map_err(|source| failed("write map limits", source)),
             Step::Subnet(key, value) => write_prefix(&mut self.subnets, "subnets", key, value.as_ref()),
             Step::Denied(key, value) if key.bits == 128 => {
                 write(&mut self.denied_hosts, "denied_hosts", &key.address, value.as_ref())
@@ -268,6 +413,13 @@ impl Maps {
             }
             Step::Port(key, value) => found(self.ports.get(key, 0), value.as_ref(), "ports"),
             Step::Endpoint(key, value) => found(self.endpoints.get(key, 0), value.as_ref(), "endpoints"),
+            Step::Reach(key, value) => found(self.reach.get(key, 0), value.map(|()| &PRESENT), "reach"),
+            Step::Link(key, value) => found(self.links.get(key, 0), value.map(|()| &PRESENT), "links"),
+            Step::Outbound(key, value) => found(self.outbound.get(key, 0), value.as_ref(), "outbound"),
+            Step::Limit(id, value) => {
+                let limit = self.limits.get(id, 0).map_err(|source| failed("read map limits", source))?;
+                Ok(limit == value.unwrap_or(Limit::zeroed()))
+            }
             Step::Denied(key, value) if key.bits == 128 => {
                 found(self.denied_hosts.get(&key.address, 0), value.as_ref(), "denied_hosts")
             }

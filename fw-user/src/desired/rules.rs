@@ -15,8 +15,12 @@ use crate::policy::{Allow, Policy, Proto, Published, Sources, table_prefixes};
 
 /// Gives every rule a number: the one it has in what is in force, else the lowest free one.
 pub(super) fn number(policy: &Policy, current: &State) -> Result<RuleIds, DesiredError> {
-    let names =
-        || policy.allow.iter().map(|rule| &rule.name).chain(policy.deny.iter().map(|rule| &rule.name));
+    let names = || {
+        let (allow, deny) = (policy.allow.iter(), policy.deny.iter());
+        let names = allow.map(|rule| &rule.name).chain(deny.map(|rule| &rule.name));
+        let names = names.chain(policy.out.iter().map(|rule| &rule.name));
+        names.chain(policy.limits.iter().map(|rule| &rule.name))
+    };
     let known: BTreeMap<&str, u32> = current
         .names
         .iter()
@@ -57,7 +61,7 @@ pub(super) fn ports(
     table: &mut BTreeMap<PortKey, Port>,
 ) {
     const NOTHING: Port =
-        Port { zones: 0, rule: 0, sources: sources::NOBODY, published: 0, open: 0, reserved: 0 };
+        Port { zones: 0, rule: 0, sources: sources::NOBODY, published: 0, open: 0, limit: 0 };
     for published in &inventory.published {
         let address = Address::from(published.host);
         if address.is_loopback() {
@@ -108,7 +112,7 @@ fn merge(port: &mut Port, rule: &Allow, zones: &Zones, id: u32) {
     }
 }
 
-fn number_of(protocol: Transport) -> u8 {
+pub(super) fn number_of(protocol: Transport) -> u8 {
     match protocol {
         Transport::Tcp => proto::TCP,
         Transport::Udp => proto::UDP,

@@ -1,25 +1,27 @@
 //! Tables from a literal inventory and the text of a policy.
 
+mod outbound;
 mod rules;
+mod terms;
 mod uplinks;
 
 use std::path::Path;
 
 use fw_common::tables::memory::longest;
-use fw_common::tables::sources;
+use fw_common::tables::{Terms, sources};
 use fw_common::wire::proto;
 
 use super::*;
-use crate::docker::{GatewayMode, Transport};
-use crate::inventory::{PublishedPort, PublishedTarget};
+use crate::docker::{Exposed, GatewayMode, Transport};
+use crate::inventory::{Linked, PublishedPort, PublishedTarget};
 use crate::plan::plan;
 
 #[test]
 fn networks_stand_under_their_bridges() {
     let found = want("", &world(), &State::default());
     let tables = &found.state.tables;
-    assert_eq!(tables.networks[&FRONT], Network { icc: 1, internal: 0, spoofing: 0, reserved: 0 });
-    assert_eq!(tables.networks[&BACK], Network { icc: 0, internal: 1, spoofing: 0, reserved: 0 });
+    assert_eq!(tables.networks[&FRONT], Network { icc: 1, terms: Terms::OPEN, ..Network::zeroed() });
+    assert_eq!(tables.networks[&BACK], Network { internal: 1, terms: Terms::OPEN, ..Network::zeroed() });
     let front = longest(&tables.subnets, &address("172.18.3.4")).map(|subnet| subnet.network);
     assert_eq!(front, Some(FRONT));
     assert_eq!(longest(&tables.subnets, &address("2001:db8:f::9")).map(|subnet| subnet.network), Some(FRONT));
@@ -59,6 +61,59 @@ fn ports_are_known_with_mac_and_address_and_unknown_otherwise() {
         let port = want("", &inventory, &State::default()).state.tables.interfaces[&11];
         assert_eq!((port.endpoint_known, port.mac), (0, Mac::default()), "half known is not known");
     }
+}
+
+#[test]
+fn ports_are_hooked_both_ways_where_neighbours_are_kept_apart() {
+    let hooks = |policy: &str, ifindex| {
+        let state = want(policy, &world(), &State::default()).state;
+        let hooks = state.hooks.into_iter().filter(|point| point.ifindex == ifindex);
+        hooks.map(|point| point.hook).collect::<Vec<_>>()
+    };
+    let (one_way, both_ways) = (vec![Hook::PortIngress], vec![Hook::PortIngress, Hook::PortEgress]);
+    assert_eq!([hooks("", 11), hooks("", 21)], [one_way.clone(), both_ways.clone()], "as Docker says");
+    let turned = "[networks.front]\nicc = false\n[networks.back]\nicc = true";
+    assert_eq!([hooks(turned, 11), hooks(turned, 21)], [both_ways, one_way], "as the policy says");
+    let apart =
+        |policy: &str| want(policy, &world(), &State::default()).apart.into_iter().collect::<Vec<_>>();
+    assert_eq!(apart(""), ["br-back"]);
+    assert_eq!(apart(turned), ["br-front"]);
+    assert_eq!(apart("mode = \"observe\""), [""; 0], "a static rule cannot only observe");
+}
+
+#[test]
+fn links_stand_where_neighbours_are_kept_apart() {
+    let mut inventory = world();
+    let link = |port| Linked { network: 0, client: ip("172.18.0.3"), server: ip("172.18.0.2"), port };
+    inventory.linked = vec![link(None), link(Some(Exposed { protocol: Transport::Udp, port: 53 }))];
+    let links = |policy: &str| want(policy, &inventory, &State::default()).state.tables.links;
+    assert!(links("").is_empty());
+    let pair = LinkKey::pair(address("172.18.0.3"), address("172.18.0.2"));
+    let exposed = LinkKey { port: 53, proto: proto::UDP, ..pair };
+    assert_eq!(links("[networks.front]\nicc = false"), BTreeSet::from([pair, exposed]));
+}
+
+#[test]
+fn a_newcomer_is_hooked_as_a_port_of_its_network() {
+    let known = want("", &world(), &State::default()).state;
+    let steps = newcomer(&known, 99, BACK);
+    let [Step::Interface(99, Some(port)), hooks @ ..] = &steps[..] else { panic!("{steps:?}") };
+    assert_eq!((port.role, port.network, port.endpoint_known), (role::PORT, BACK, 0));
+    let at = |hook| Step::Attach(HookPoint { ifindex: 99, hook });
+    assert_eq!(hooks, [at(Hook::PortIngress), at(Hook::PortEgress)]);
+    assert_eq!(newcomer(&known, 99, FRONT).len(), 2, "with icc one hook is enough");
+    assert_eq!(newcomer(&known, 11, FRONT), [], "known already");
+    assert_eq!(newcomer(&known, 99, 2), [], "an uplink is no bridge of ours");
+    // The pass that follows gives it the number by which its flows are counted, and finds nothing else to do.
+    let mut inventory = world();
+    inventory.networks[1].ports.push(port_of(99));
+    let mut welcomed = known.clone();
+    welcomed.tables.interfaces.insert(99, *port);
+    welcomed.hooks.extend([Hook::PortIngress, Hook::PortEgress].map(|hook| HookPoint { ifindex: 99, hook }));
+    let found = want("", &inventory, &welcomed);
+    let steps = plan(&welcomed, &found.state);
+    let [Step::Interface(99, Some(counted))] = steps[..] else { panic!("{steps:?}") };
+    assert_eq!(Interface { owner: 0, ..counted }, *port);
 }
 
 #[test]
@@ -114,6 +169,22 @@ fn the_same_again_changes_nothing() {
     let again = want(policy, &inventory, &first.state);
     assert_eq!(again.state, first.state);
     assert_eq!(plan(&first.state, &again.state), []);
+}
+
+#[test]
+fn what_follows_from_the_policy_alone_is_worked_out_once() {
+    let policy = parse(
+        "[sets]\nmany = [\"203.0.113.0/24\"]\n[[allow]]\nname = \"ssh\"\nproto = \"tcp\"\nports = [22]\nfrom = [\"many\"]\n\
+         [[deny]]\nname = \"bad\"\nfrom = [\"many\"]\n",
+    );
+    let prepared = Prepared::new(&policy, &State::default()).expect("it fits");
+    let first = desired_with(&policy, &world(), &State::default(), &prepared).expect("it fits").state;
+    assert_eq!(first, desired(&policy, &world(), &State::default()).expect("it fits").state);
+    assert!(prepared.is_of(&first));
+    assert!(!prepared.is_of(&State::default()), "its numbers are not in force");
+    let again = desired_with(&policy, &world(), &first, &prepared).expect("it fits").state;
+    assert!(std::ptr::eq(&raw const *first.tables.sources, &raw const *again.tables.sources));
+    assert!(std::ptr::eq(&raw const *first.tables.denied, &raw const *again.tables.denied));
 }
 
 #[test]
@@ -207,9 +278,24 @@ fn port(ifindex: u32, endpoint: Option<usize>) -> inventory::Port {
     inventory::Port { ifindex, name: format!("veth{ifindex}"), endpoint }
 }
 
+fn port_of(ifindex: u32) -> inventory::Port {
+    port(ifindex, None)
+}
+
 fn link(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> Link {
     let name = name.to_owned();
-    Link { index, name, mac: None, kind, ethernet: true, loopback: false, up: true, master, parent: None }
+    Link {
+        index,
+        name,
+        mac: None,
+        kind,
+        ethernet: true,
+        loopback: false,
+        up: true,
+        master,
+        parent: None,
+        xdp: vec![],
+    }
 }
 
 fn local(ifindex: u32, address: &str, broadcast: Option<&str>) -> crate::netlink::LocalAddress {

@@ -61,6 +61,13 @@ fn named(set: &SetName, prefixes: &BTreeSet<Prefix>) -> String {
 }
 
 impl Zones {
+    /// Lets go of the prefixes; names and bits stay.
+    pub(super) fn forget_contents(&mut self) {
+        for content in self.contents.values_mut() {
+            content.prefixes.clear();
+        }
+    }
+
     /// The bits of these sets.
     pub(super) fn mask(&self, sets: &[SetName]) -> u64 {
         sets.iter().filter_map(|set| self.bits.get(set)).fold(0, |mask, bit| mask | 1 << bit)

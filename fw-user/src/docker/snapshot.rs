@@ -89,6 +89,19 @@ pub struct DockerContainer {
     pub endpoints: Vec<DockerEndpoint>,
     /// Ports that Docker has opened on the host for it, sorted, each once.
     pub published: Vec<Published>,
+    /// Ports that it or its image exposes, sorted; what containers that are linked to it may reach.
+    pub exposed: Vec<Exposed>,
+    /// Names of the containers that it was started with `--link` to, sorted; legacy, on the default network alone.
+    pub links: Vec<String>,
+}
+
+/// A port of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Exposed {
+    /// Protocol.
+    pub protocol: Transport,
+    /// Port, host byte order.
+    pub port: u16,
 }
 
 /// A container's place on a network.

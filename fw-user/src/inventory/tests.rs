@@ -149,6 +149,26 @@ fn the_policy_s_networks_stand_beside_docker_s_or_widen_them() {
     assert!(alone.endpoints.is_empty());
 }
 
+/// libnetwork opens links on the default network alone, for IPv4, and by what the named container exposes.
+#[test]
+fn links_lead_to_exposed_ports_on_the_default_network() {
+    let (mut docker, host, links) = world();
+    let mut server = docker.containers[0].clone();
+    (server.id, server.name, server.pid) = ("cb".into(), "svr".into(), 101);
+    server.endpoints = vec![place("n1", "172.18.0.9")];
+    server.exposed = vec![Exposed { protocol: Transport::Tcp, port: 80 }];
+    docker.containers.push(server);
+    docker.containers[0].links = vec!["svr".into(), "gone".into()];
+    assert_eq!(Inventory::new(Some(&docker), &host, &links, &[]).linked, [], "not on other networks");
+    docker.networks[0].name = "bridge".into();
+    let found = Inventory::new(Some(&docker), &host, &links, &[]);
+    let network = found.networks.iter().position(|network| network.name == "bridge").expect("the network");
+    let (client, server) = ("172.18.0.2".parse().expect("IPv4"), "172.18.0.9".parse().expect("IPv4"));
+    let link = |port| Linked { network, client, server, port };
+    let exposed = Exposed { protocol: Transport::Tcp, port: 80 };
+    assert_eq!(found.linked, [link(None), link(Some(exposed))]);
+}
+
 #[test]
 fn the_order_of_the_sources_does_not_show() {
     let (mut docker, host, links) = world();
@@ -170,6 +190,8 @@ fn world() -> (DockerSnapshot, HostSnapshot, BTreeMap<u32, Vec<ContainerLink>>) 
             network_mode: "front".into(),
             endpoints: vec![place("n1", "172.18.0.2"), place("n2", "172.19.0.2")],
             published: vec![any("0.0.0.0"), any("::"), any("::")],
+            exposed: vec![],
+            links: vec![],
         }],
         ..DockerSnapshot::default()
     };
@@ -237,6 +259,7 @@ fn link(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> Link {
         up: true,
         master,
         parent: None,
+        xdp: vec![],
     }
 }
 

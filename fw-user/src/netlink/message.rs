@@ -44,6 +44,7 @@ pub(super) fn link(payload: &[u8]) -> Result<LinkReading, Malformed> {
         up: flags & IFF_UP != 0,
         master: None,
         parent: None,
+        xdp: Vec::new(),
     };
     let mut parent_namespace = None;
     for attribute in read.attributes(&payload[HEADER..]) {
@@ -56,6 +57,14 @@ pub(super) fn link(payload: &[u8]) -> Result<LinkReading, Malformed> {
             IFLA_MASTER => link.master = Some(read.number(value, "master")?),
             IFLA_LINK_NETNSID => {
                 parent_namespace = Some(read.number(value, "parent namespace")?.cast_signed());
+            }
+            IFLA_XDP => {
+                for attribute in read.attributes(value) {
+                    let (kind, value) = attribute?;
+                    if IFLA_XDP_PROGRAMS.contains(&kind) {
+                        link.xdp.push(read.number(value, "XDP program")?);
+                    }
+                }
             }
             IFLA_LINKINFO => {
                 for attribute in read.attributes(value) {
@@ -228,6 +237,9 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_XDP: u16 = 43;
+/// `IFLA_XDP_PROG_ID`, `_DRV_`, `_SKB_` and `_HW_PROG_ID`.
+const IFLA_XDP_PROGRAMS: [u16; 4] = [4, 5, 6, 7];
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
 const IFA_F_DADFAILED: u8 = 8;
@@ -256,6 +268,9 @@ mod tests {
         payload.extend(attribute(IFLA_LINK_NETNSID, &0i32.to_ne_bytes()));
         // NLA_F_NESTED (0x8000) on the type must not hide the attribute.
         payload.extend(attribute(IFLA_LINKINFO | 0x8000, &attribute(IFLA_INFO_KIND, b"veth\0")));
+        // Attached in the driver: how (1 byte), then the program, twice.
+        let program = |kind| attribute(kind, &12u32.to_ne_bytes());
+        payload.extend(attribute(IFLA_XDP, &[attribute(2, &[1]), program(4), program(5)].concat()));
         // An attribute number of the future, of a size that nobody expects.
         payload.extend(attribute(9999, &[1, 2, 3]));
         let reading = link(&payload).expect("a well-formed link");
@@ -272,6 +287,7 @@ mod tests {
                 up: true,
                 master: None,
                 parent: Some(7),
+                xdp: vec![12, 12],
             }
         );
     }

@@ -65,11 +65,18 @@ impl Socket {
         self.ask(question, NLM_F_ACK, payload).map(|_| ())
     }
 
-    /// Takes one datagram off the queue, unread: what changed does not matter, only that something did.
-    pub(super) fn discard_one(&self) -> io::Result<()> {
-        // One byte is enough: the kernel throws away the rest of the datagram.
-        recv(self.descriptor.as_raw_fd(), &mut [0; 1], MsgFlags::empty())?;
-        Ok(())
+    /// Takes one datagram off the queue: the payloads of its messages of this type, as many as fit into `buffer`.
+    pub(super) fn next_change(&self, buffer: &mut [u8], kind: u16) -> io::Result<Vec<Vec<u8>>> {
+        let length = recv(self.descriptor.as_raw_fd(), buffer, MsgFlags::empty())?;
+        let mut rest = &buffer[..length];
+        let mut payloads = Vec::new();
+        while let Some((header, payload)) = split(rest) {
+            rest = rest.get(aligned(header.length)..).unwrap_or_default();
+            if header.kind == kind {
+                payloads.push(payload.to_vec());
+            }
+        }
+        Ok(payloads)
     }
 
     /// The answer's payloads, `None` if the list was interrupted by a change.

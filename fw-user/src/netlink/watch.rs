@@ -4,12 +4,24 @@ use std::io;
 
 use tokio::io::unix::AsyncFd;
 
-use super::NetlinkError;
 use super::socket::Socket;
+use super::{NetlinkError, message};
 
 /// Listens for changes from the moment it was made, so that none is missed between it and a snapshot.
 pub struct Watch {
     socket: AsyncFd<Socket>,
+    buffer: Vec<u8>,
+}
+
+/// A device of which the kernel says that it belongs to a bridge (or bond, or the like).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// Index of the device.
+    pub index: u32,
+    /// Name of the device.
+    pub name: String,
+    /// Index of what it belongs to.
+    pub master: u32,
 }
 
 /// Begins to listen in the network namespace of the calling thread, inside a tokio runtime.
@@ -20,21 +32,26 @@ pub struct Watch {
 )]
 pub fn watch() -> Result<Watch, NetlinkError> {
     let socket = AsyncFd::new(Socket::listening(GROUPS)?).map_err(NetlinkError::Open)?;
-    Ok(Watch { socket })
+    Ok(Watch { socket, buffer: vec![0; DATAGRAM] })
 }
 
 impl Watch {
-    /// Waits until something has changed since the last call; any number of changes is one wake-up.
+    /// Waits until something has changed since the last call; any number of changes is one wake-up. Tells which
+    /// devices were said to belong to another: they cannot wait for a snapshot. A change that was lost shows there.
     ///
     /// Safe to drop while it waits. After an error, make a new watch.
-    pub async fn changed(&mut self) -> Result<(), NetlinkError> {
+    pub async fn changed(&mut self) -> Result<Vec<Joined>, NetlinkError> {
         let failed = |source| NetlinkError::Ask { what: "changes", source };
         let mut changes = 0_u32;
+        let mut joined = Vec::new();
         loop {
             let mut ready = self.socket.readable().await.map_err(failed)?;
             loop {
-                match ready.try_io(|socket| socket.get_ref().discard_one()) {
-                    Ok(Ok(())) => changes = changes.saturating_add(1),
+                match ready.try_io(|socket| socket.get_ref().next_change(&mut self.buffer, RTM_NEWLINK)) {
+                    Ok(Ok(links)) => {
+                        changes = changes.saturating_add(1);
+                        joined.extend(links.iter().filter_map(|payload| of_another(payload)));
+                    }
                     // More changes than the queue holds: the kernel has dropped some, and says so once.
                     Ok(Err(error)) if error.raw_os_error() == Some(ENOBUFS) => {
                         changes = changes.saturating_add(1);
@@ -44,15 +61,25 @@ impl Watch {
                     Err(_would_block) => break,
                 }
                 if changes >= BURST {
-                    return Ok(());
+                    return Ok(joined);
                 }
             }
             if changes > 0 {
-                return Ok(());
+                return Ok(joined);
             }
         }
     }
 }
+
+/// What cannot be understood here is found by the snapshot, which says so.
+fn of_another(payload: &[u8]) -> Option<Joined> {
+    let link = message::link(payload).ok()?.link;
+    Some(Joined { index: link.index, name: link.name, master: link.master? })
+}
+
+/// Larger than any message about one link.
+const DATAGRAM: usize = 64 * 1024;
+const RTM_NEWLINK: u16 = 16;
 
 const ENOBUFS: i32 = nix::errno::Errno::ENOBUFS as i32;
 

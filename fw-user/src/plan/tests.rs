@@ -5,14 +5,29 @@ mod packets;
 
 use bytemuck::Zeroable as _;
 use fw_common::decide::{Workspace, marked};
+use fw_common::tables::Terms;
 use fw_common::tables::memory::longest;
 use fw_common::wire::Arrival;
 use fw_common::{Mark, Verdict, decide};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use super::*;
 use hosts::Host;
 use packets::{Journey, journeys};
+
+/// The same hosts in every run, so that a change is judged and not luck; `PROPTEST_RNG_SEED` and `PROPTEST_CASES` try
+/// others, and more.
+fn config() -> ProptestConfig {
+    let given = ProptestConfig::default();
+    let fixed = match given.rng_seed {
+        RngSeed::Random => RngSeed::Fixed(0x5eed),
+        RngSeed::Fixed(seed) => RngSeed::Fixed(seed),
+    };
+    // proptest's own number would take minutes.
+    let cases = if given.cases == 256 { 40 } else { given.cases };
+    ProptestConfig { cases, rng_seed: fixed, ..given }
+}
 
 fn zone_tables() -> impl Strategy<Value = BTreeMap<Prefix, Zones>> {
     let prefix =
@@ -27,9 +42,9 @@ proptest! {
         new in zone_tables(),
     ) {
         let mut state = State::default();
-        state.tables.sources = old.clone();
+        state.tables.sources = old.clone().into();
         let mut desired = State::default();
-        desired.tables.sources = new.clone();
+        desired.tables.sources = new.clone().into();
         for step in plan(&state.clone(), &desired) {
             apply(&mut state, &step);
             for last in 0..4 {
@@ -39,12 +54,12 @@ proptest! {
                 prop_assert!(now == before || now == after || now == before | after);
             }
         }
-        prop_assert_eq!(state.tables.sources, new);
+        prop_assert_eq!(state.tables.sources, new.into());
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     /// The promise of the plan, kept by the very decisions that the kernel makes.
     #[test]
@@ -91,7 +106,8 @@ fn holds_on_the_way(old: &State, new: &State, slice: usize) -> Result<(), TestCa
             let when = || {
                 format!("{}: {before} -> {after}, and after step {done}, {step:?}: {reason:?}", journey.name)
             };
-            prop_assert!(now.is_err() || *before || *after, "passes {}\n{:#?}", when(), &steps[..=done]);
+            let may_pass = *before || *after || slips(old, new, journey);
+            prop_assert!(now.is_err() || may_pass, "passes {}\n{:#?}", when(), &steps[..=done]);
             prop_assert!(
                 now.is_ok() || may_drop || !(*before && *after),
                 "dropped {}\n{:#?}",
@@ -113,13 +129,74 @@ fn moves(old: &State, new: &State, journey: &Journey) -> bool {
         let point = HookPoint { ifindex: arrival.ifindex, hook: *hook };
         match (old.hooks.contains(&point), new.hooks.contains(&point)) {
             (false, true) => true,
-            (true, false) => *hook == Hook::UplinkIngress,
+            (true, false) => matches!(hook, Hook::UplinkIngress | Hook::PortIngress),
             _ => false,
         }
     };
     let to = LocalKey::new(journey.destination, 0);
     let is_ours = |state: &State| state.tables.local_addresses.contains_key(&to);
-    journey.way.iter().any(changes) || is_ours(old) != is_ours(new)
+    let to_neighbour = journey.way.iter().any(|(hook, _)| *hook == Hook::PortEgress);
+    let ports = journey.way.iter().filter(|_| to_neighbour).map(|(_, arrival)| arrival.ifindex);
+    let known = |port| old.tables.interfaces.get(&port).or_else(|| new.tables.interfaces.get(&port));
+    let icc = |state: &State, network| state.tables.networks.get(&network).map(|network| network.icc);
+    let icc_turns = |port| known(port).is_some_and(|it| icc(old, it.network) != icc(new, it.network));
+    // A container under terms of its own, on a network that begins or ceases to allow spoofing: only one side's hold.
+    let apart = |state: &State, ifindex: u32| {
+        let interface = state.tables.interfaces.get(&ifindex);
+        let network = interface.and_then(|interface| state.tables.networks.get(&interface.network));
+        interface.map(|interface| interface.terms) != network.map(|network| network.terms)
+    };
+    let turns = |ifindex: u32| {
+        let network = [new, old].iter().find_map(|state| state.tables.interfaces.get(&ifindex));
+        let network = network.map_or(0, |interface| interface.network);
+        spoofing(&old.tables, network) != spoofing(&new.tables, network)
+            && (apart(old, ifindex) || apart(new, ifindex))
+    };
+    let network = |state: &State| longest(&state.tables.subnets, &journey.destination);
+    journey.way.iter().any(changes)
+        || is_ours(old) != is_ours(new)
+        || (network(old) != network(new) && old.tables.reach != new.tables.reach)
+        || ports.into_iter().any(icc_turns)
+        || journey.way.first().is_some_and(|(_, arrival)| turns(arrival.ifindex))
+}
+
+/// Whether a packet may pass on the way although it does neither before nor after: see the plan.
+fn slips(old: &State, new: &State, journey: &Journey) -> bool {
+    let to = LocalKey::new(journey.destination, 0);
+    let is_ours = |state: &State| state.tables.local_addresses.contains_key(&to);
+    let unlike_its_network = |ifindex: u32| {
+        let interface = new.tables.interfaces.get(&ifindex);
+        let network = interface.and_then(|interface| new.tables.networks.get(&interface.network));
+        interface.map(|interface| interface.terms) != network.map(|network| network.terms)
+    };
+    let is_born = journey.way.iter().any(|(hook, arrival)| {
+        let point = HookPoint { ifindex: arrival.ifindex, hook: *hook };
+        *hook == Hook::PortIngress
+            && !old.hooks.contains(&point)
+            && new.hooks.contains(&point)
+            && unlike_its_network(arrival.ifindex)
+    });
+    let leaves = journey.way.iter().any(|(hook, arrival)| {
+        let point = HookPoint { ifindex: arrival.ifindex, hook: *hook };
+        let terms = |state: &State, network| state.tables.networks.get(&network).map(|found| found.terms);
+        let network = old.tables.interfaces.get(&arrival.ifindex).map_or(0, |interface| interface.network);
+        *hook == Hook::PortIngress
+            && old.hooks.contains(&point)
+            && !new.hooks.contains(&point)
+            && terms(old, network) != terms(new, network)
+    });
+    let by_container = journey.way.iter().any(|(hook, _)| *hook == Hook::BridgeIngress);
+    let network = |state: &State, ifindex| state.tables.interfaces.get(&ifindex).map(|found| found.network);
+    let turns = journey.way.iter().any(|(_, arrival)| {
+        let network = network(new, arrival.ifindex).or(network(old, arrival.ifindex)).unwrap_or(0);
+        spoofing(&old.tables, network) != spoofing(&new.tables, network)
+    });
+    let reach_turns = old.tables.reach != new.tables.reach
+        && [old, new].iter().any(|state| longest(&state.tables.subnets, &journey.destination).is_some());
+    is_born
+        || leaves
+        || (by_container && reach_turns)
+        || (by_container && (turns || is_ours(old) != is_ours(new)))
 }
 
 /// Whether a packet passes every hook on its way; else the verdict that stops it.
@@ -134,8 +211,14 @@ fn passes(state: &State, journey: &Journey) -> Result<(), Verdict> {
         let arrival = Arrival { mark, ..*arrival };
         let tables = &state.tables;
         tables.flows.replace(packets::flows());
+        tables.inbound_flows.replace(packets::inbound_flows());
+        tables.buckets.replace(packets::buckets());
         let verdict = decide(*hook, &arrival, &journey.frame[..], tables, &mut Workspace::zeroed());
         tables.flows.replace(BTreeMap::new());
+        tables.inbound_flows.replace(BTreeMap::new());
+        tables.buckets.replace(BTreeMap::new());
+        tables.budgets.replace(BTreeMap::new());
+        tables.random.set(0);
         if verdict.reason.is_drop() && tables.settings.observe == 0 {
             return Err(verdict);
         }
@@ -163,6 +246,11 @@ fn the_journeys_are_of_every_kind() {
         "spoofed-source",
         "isolation",
         "internal",
+        "egress",
+        "host-denied",
+        "icc",
+        "out-not-allowed",
+        "over-limit",
     ] {
         assert!(stops.contains(reason), "no packet is dropped as {reason}: {stops:?}");
     }
@@ -175,7 +263,7 @@ fn the_journeys_are_of_every_kind() {
 fn a_plan_to_the_same_state_is_empty_and_from_nothing_ends_attached() {
     let mut desired = State::default();
     desired.tables.settings.abi = 1;
-    desired.tables.networks.insert(4, Network { icc: 1, internal: 0, spoofing: 0, reserved: 0 });
+    desired.tables.networks.insert(4, Network { icc: 1, terms: Terms::OPEN, ..Network::zeroed() });
     desired.hooks.insert(HookPoint { ifindex: 4, hook: Hook::BridgeIngress });
     assert!(plan(&desired, &desired).is_empty());
     let steps = plan(&State::default(), &desired);
@@ -207,6 +295,12 @@ fn apply(state: &mut State, step: &Step) {
         Step::Denied(key, value) => set(&mut tables.denied, key, value.as_ref()),
         Step::Source(key, value) => set(&mut tables.sources, key, value.as_ref()),
         Step::Endpoint(key, value) => set(&mut tables.endpoints, key, value.as_ref()),
+        Step::Reach(key, Some(())) => _ = tables.reach.insert(*key),
+        Step::Reach(key, None) => _ = tables.reach.remove(key),
+        Step::Link(key, Some(())) => _ = tables.links.insert(*key),
+        Step::Link(key, None) => _ = tables.links.remove(key),
+        Step::Outbound(key, value) => set(&mut tables.outbound, key, value.as_ref()),
+        Step::Limit(key, value) => set(&mut tables.limits, key, value.as_ref()),
         Step::Name(key, value) => set(&mut state.names, key, value.as_ref()),
         Step::Attach(point) => assert!(state.hooks.insert(*point)),
         Step::Detach(point) => assert!(state.hooks.remove(point)),

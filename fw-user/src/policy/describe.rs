@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    Allow, Egress, Fallback, Interfaces, Mode, NatOwner, NetworkPolicy, Origin, Policy, PortRange, Proto,
-    Published, Set, SetName, Sources, Spoofing, prefix,
+    Egress, Fallback, Interfaces, Mode, NatOwner, NetworkPolicy, Origin, Policy, PortRange, Proto, Published,
+    Set, SetName, Sources, Spoofing, Xdp, prefix,
 };
 
 /// Inline prefixes beyond this many are only counted.
@@ -18,7 +18,17 @@ pub fn describe(policy: &Policy) -> String {
     rules(&mut text, policy);
     sets(&mut text, policy);
     networks(&mut text, policy);
+    containers(&mut text, policy);
     text
+}
+
+fn xdp(xdp: Xdp) -> &'static str {
+    match xdp {
+        Xdp::Auto => "uplinks of hardware drop early in their driver, if it can",
+        Xdp::Off => "nothing is dropped early",
+        Xdp::Native => "uplinks drop early in their driver",
+        Xdp::Generic => "uplinks drop early in the kernel's generic path",
+    }
 }
 
 fn settings(text: &mut String, policy: &Policy) {
@@ -48,8 +58,17 @@ fn settings(text: &mut String, policy: &Policy) {
         ("uplinks", uplinks),
         ("published", format!("{}: {published}", policy.uplink.published.word())),
         ("fallback", format!("{}: {fallback}", policy.fallback.word())),
-        ("xdp", format!("{}: this version does not use XDP", policy.uplink.xdp.word())),
+        ("xdp", format!("{}: {}", policy.uplink.xdp.word(), xdp(policy.uplink.xdp))),
         ("nat", format!("{}: {nat}", policy.nat.owner.word())),
+        (
+            "tables",
+            format!(
+                "{} flows, {} of one container; about {} MB of kernel memory before anything is in them",
+                policy.tables.flows,
+                policy.tables.flows_per_container,
+                policy.tables.memory().div_ceil(1_000_000)
+            ),
+        ),
         ("mark", format!("bits {bit} and {}, mask {:#010x}", bit + 1, policy.marks.mask())),
     ];
     for (key, value) in lines {
@@ -73,7 +92,22 @@ fn rules(text: &mut String, policy: &Policy) {
             Sources::Any => "from any".to_owned(),
             Sources::Sets(sets) => format!("from {}", names(sets, policy)),
         };
-        rows.push(["allow".into(), rule.name.clone(), service(rule), from]);
+        rows.push(["allow".into(), rule.name.clone(), service(rule.proto, &rule.ports), from]);
+    }
+    for rule in &policy.limits {
+        let most = format!("each source opens {} new flows a second, {} at once", rule.rate, rule.burst);
+        rows.push(["limit".into(), rule.name.clone(), service(rule.proto, &rule.ports), most]);
+    }
+    for rule in &policy.out {
+        let to = match &rule.to {
+            Sources::Any => "to any".to_owned(),
+            Sources::Sets(sets) => format!("to {}", names(sets, policy)),
+        };
+        let from = match rule.source_ports.as_slice() {
+            [] => String::new(),
+            ports => format!(" from port {}", listed(ports)),
+        };
+        rows.push(["out".into(), rule.name.clone(), service(rule.proto, &rule.ports) + &from, to]);
     }
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let (names, services) = (width(1), width(2));
@@ -90,17 +124,29 @@ fn rules(text: &mut String, policy: &Policy) {
             "drop   everything else that comes in from outside; replies, and what IPv6 and DHCP need, pass{published}"
         ),
     );
+    if !policy.out.is_empty() {
+        line(
+            text,
+            format_args!(
+                "drop   everything else that the host itself opens to the outside; answers, and what IPv6 and DHCP need, pass"
+            ),
+        );
+    }
 }
 
 /// Protocol and ports: `tcp 80, 443, 8000-8100`.
-fn service(rule: &Allow) -> String {
-    match rule.proto {
+fn service(proto: Proto, ports: &[PortRange]) -> String {
+    match proto {
         Proto::Icmp => "icmp echo (IPv4 and IPv6)".to_owned(),
         Proto::Tcp | Proto::Udp => {
-            let ports: Vec<String> = rule.ports.iter().map(PortRange::to_string).collect();
-            format!("{} {}", rule.proto.word(), ports.join(", "))
+            let ports = if ports.is_empty() { "any port".to_owned() } else { listed(ports) };
+            format!("{} {ports}", proto.word())
         }
     }
+}
+
+fn listed(ports: &[PortRange]) -> String {
+    ports.iter().map(PortRange::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Sets by name, inline ones by their prefixes.
@@ -153,13 +199,30 @@ fn networks(text: &mut String, policy: &Policy) {
     }
 }
 
-fn of_network(network: &NetworkPolicy, policy: &Policy) -> String {
-    let egress = match &network.egress {
+fn containers(text: &mut String, policy: &Policy) {
+    if policy.containers.is_empty() {
+        return;
+    }
+    text.push_str("\ncontainers\n");
+    let width = policy.containers.keys().map(|name| name.chars().count()).max().unwrap_or(0);
+    for (name, container) in &policy.containers {
+        let egress = container.egress.as_ref().map_or("as its network".to_owned(), |it| egress(it, policy));
+        let host = container.host.map_or("as its network", |host| host.word());
+        line(text, format_args!("  {name:<width$}  egress {egress}; host {host}"));
+    }
+}
+
+fn egress(egress: &Egress, policy: &Policy) -> String {
+    match egress {
         Egress::Any => "any".to_owned(),
         Egress::None => "none".to_owned(),
         Egress::Internet => "internet".to_owned(),
         Egress::To(sets) => names(sets, policy),
-    };
+    }
+}
+
+fn of_network(network: &NetworkPolicy, policy: &Policy) -> String {
+    let egress = egress(&network.egress, policy);
     let icc = match network.icc {
         None => "as Docker says",
         Some(true) => "yes",

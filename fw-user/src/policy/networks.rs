@@ -1,4 +1,4 @@
-//! The sections `[networks.NAME]` and `[[network]]`.
+//! The sections `[networks.NAME]`, `[containers.NAME]` and `[[network]]`.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use super::parse::{Parser, name};
 use super::problem::Problems;
 use super::section::{Item, Section};
 use super::uplink::interface;
-use super::{Egress, Interfaces, NetworkPolicy, StaticNetwork, prefix};
+use super::{ContainerPolicy, Egress, Interfaces, NetworkPolicy, StaticNetwork, prefix};
 
 /// The section of `[networks]` that holds for all networks.
 const EVERY_NETWORK: &str = "*";
@@ -40,7 +40,7 @@ impl Parser<'_> {
     fn network(&mut self, name: &str, mut section: Section<'_>) -> NetworkPolicy {
         let mut network = self.policy.default_network.clone();
         if let Some(item) = section.take("egress") {
-            network.egress = self.egress(&item, name);
+            network.egress = self.egress(&item, &format!("networks.{name}"));
         }
         if let Some(host) = section.take("host").and_then(|item| item.word(&mut self.problems)) {
             network.host = host;
@@ -58,11 +58,30 @@ impl Parser<'_> {
         network
     }
 
-    fn egress(&mut self, item: &Item<'_>, network: &str) -> Egress {
+    pub(super) fn containers(&mut self, section: &Section<'_>) {
+        for (name, span, item) in section.entries() {
+            if name.trim().is_empty() || name.contains(char::is_control) || name == EVERY_NETWORK {
+                let message =
+                    format!("{name:?} cannot name a container; expected a name as `docker ps` shows it");
+                self.problems.at(&span, message);
+            }
+            let title = format!("[containers.{}]", name.escape_debug());
+            let Some(mut section) = item.section(&title, &mut self.problems) else { continue };
+            let egress = section.take("egress").map(|item| self.egress(&item, &format!("containers.{name}")));
+            let host = section.take("host").and_then(|item| item.word(&mut self.problems));
+            section.finish(&mut self.problems);
+            self.policy.containers.insert(name.to_owned(), ContainerPolicy { egress, host });
+        }
+    }
+
+    /// `owner` names the set of the prefixes that stand in the list.
+    fn egress(&mut self, item: &Item<'_>, owner: &str) -> Egress {
         let expected = "\"any\", \"none\", \"internet\", or a list of set names and prefixes";
         match item.value() {
             DeValue::Array(_) => {
-                Egress::To(self.sources(item, &format!("networks.{network}"), "write \"none\""))
+                let sets = self.sources(item, owner, "write \"none\"");
+                self.count_zones(item.span(), &sets);
+                Egress::To(sets)
             }
             DeValue::String(word) => match word.as_ref() {
                 "any" => Egress::Any,

@@ -11,8 +11,8 @@ use super::problem::{Problems, nearest};
 use super::section::{Item, Section};
 use super::words::Proto;
 use super::{
-    Allow, Deny, MAX_ZONES, Marks, Nat, Origin, Policy, PolicyError, Set, SetName, Sources, ports, prefix,
-    set_file, unsupported, uplink,
+    Allow, Deny, MAX_ZONES, Marks, Nat, Origin, Policy, PolicyError, Set, SetName, Sources, TableSizes,
+    ports, prefix, set_file, unsupported, uplink,
 };
 
 /// The longest name of a rule, set or static network, in characters.
@@ -48,7 +48,7 @@ pub(super) struct Parser<'a> {
     pub(super) policy: Policy,
     /// Names of rules and the line of each.
     rules: BTreeMap<String, u32>,
-    /// Sets that `[[allow]]` rules use.
+    /// Sets that `[[allow]]` and `[[out]]` rules and `egress` use.
     zones: BTreeSet<SetName>,
 }
 
@@ -72,8 +72,20 @@ impl Parser<'_> {
         for section in deny {
             self.deny(section);
         }
+        for section in root.sections("out", &mut self.problems) {
+            self.out(section);
+        }
+        for section in root.sections("limit", &mut self.problems) {
+            self.limit(section);
+        }
+        if let Some(section) = root.section("tables", &mut self.problems) {
+            self.policy.tables = TableSizes::parse(section, &mut self.problems);
+        }
         if let Some(section) = root.section("networks", &mut self.problems) {
             self.networks(&section);
+        }
+        if let Some(section) = root.section("containers", &mut self.problems) {
+            self.containers(&section);
         }
         for section in root.sections("network", &mut self.problems) {
             self.static_network(section);
@@ -84,9 +96,6 @@ impl Parser<'_> {
         if let Some(section) = root.section("marks", &mut self.problems) {
             self.policy.marks = marks(section, &mut self.problems);
         }
-        // Known words whose contents are not read: `unsupported` refuses them.
-        root.take("out");
-        root.take("limit");
         root.finish(&mut self.problems);
         self.problems.or(self.policy)
     }
@@ -160,19 +169,20 @@ impl Parser<'_> {
             None => Sources::Any,
         };
         section.finish(&mut self.problems);
-        self.count_zones(&span, &from);
+        self.count_zones(&span, from.sets());
         let Some(proto) = proto else { return };
         let line = self.problems.line(&span);
         self.policy.allow.push(Allow { name, proto, ports, from, line });
     }
 
-    fn count_zones(&mut self, span: &Range<usize>, from: &Sources) {
+    /// Notes that these sets are used at `span`.
+    pub(super) fn count_zones(&mut self, span: &Range<usize>, sets: &[SetName]) {
         let before = self.zones.len();
-        self.zones.extend(from.sets().iter().cloned());
+        self.zones.extend(sets.iter().cloned());
         let used = self.zones.len();
         if before <= MAX_ZONES && used > MAX_ZONES {
             let message = format!(
-                "with this rule the [[allow]] rules use {used} different sets; expected at most {MAX_ZONES}: merge some"
+                "with this, [[allow]] and [[out]] rules and `egress` use {used} different sets; expected at most {MAX_ZONES}: merge some"
             );
             self.problems.at(span, message);
         }
@@ -188,7 +198,7 @@ impl Parser<'_> {
     }
 
     /// The `name` of a rule, which no other rule has.
-    fn rule_name(&mut self, section: &mut Section<'_>) -> String {
+    pub(super) fn rule_name(&mut self, section: &mut Section<'_>) -> String {
         let Some((name, span)) = name(section, "rule", &mut self.problems) else { return String::new() };
         let line = self.problems.line(&span);
         if let Some(first) = self.rules.get(&name) {
@@ -257,7 +267,7 @@ impl Parser<'_> {
 
 fn nat(mut section: Section<'_>, problems: &mut Problems<'_>) -> Nat {
     let nat = Nat { owner: word_or_default(section.take("owner"), problems) };
-    // As with `out` and `limit` of the top level.
+    // Known words whose contents are not read: `unsupported` refuses them.
     section.take("redirect");
     section.take("dnat");
     section.finish(problems);

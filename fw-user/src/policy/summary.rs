@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Allow, Egress, Interfaces, NetworkPolicy, Origin, Policy, Set, SetName, Sources};
+use super::{
+    Allow, ContainerPolicy, Egress, HostAccess, Interfaces, Limit, NetworkPolicy, Origin, Out, Policy,
+    PortRange, Set, SetName, Sources,
+};
 
 /// A policy as data: what `describe` says, for `--json`. Sets are given by their size.
 #[derive(Debug, Serialize)]
@@ -15,9 +18,13 @@ pub struct Summary<'a> {
     uplink: UplinkSummary<'a>,
     deny: Vec<DenySummary<'a>>,
     allow: Vec<AllowSummary<'a>>,
+    out: Vec<OutSummary<'a>>,
+    limit: Vec<LimitSummary<'a>>,
+    tables: TablesSummary,
     sets: BTreeMap<&'a str, SetSummary>,
     networks: BTreeMap<&'a str, NetworkSummary<'a>>,
     default_network: NetworkSummary<'a>,
+    containers: BTreeMap<&'a str, ContainerSummary<'a>>,
     static_networks: Vec<StaticNetworkSummary<'a>>,
     nat: NatSummary,
     marks: MarksSummary,
@@ -55,6 +62,33 @@ struct AllowSummary<'a> {
 }
 
 #[derive(Debug, Serialize)]
+struct OutSummary<'a> {
+    name: &'a str,
+    proto: &'static str,
+    ports: Vec<RangeSummary>,
+    source_ports: Vec<RangeSummary>,
+    to: WordOr<Vec<&'a str>>,
+    line: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct LimitSummary<'a> {
+    name: &'a str,
+    proto: &'static str,
+    ports: Vec<RangeSummary>,
+    rate: u32,
+    burst: u32,
+    line: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct TablesSummary {
+    entries: BTreeMap<&'static str, u32>,
+    flows_per_container: u32,
+    memory_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
 struct RangeSummary {
     first: u16,
     last: u16,
@@ -75,6 +109,12 @@ struct NetworkSummary<'a> {
     icc: Option<bool>,
     reach: &'a [String],
     spoofing: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct ContainerSummary<'a> {
+    egress: Option<WordOr<Vec<&'a str>>>,
+    host: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -116,11 +156,23 @@ impl<'a> Summary<'a> {
                 .map(|rule| DenySummary { name: &rule.name, from: strs(&rule.from), line: rule.line })
                 .collect(),
             allow: policy.allow.iter().map(AllowSummary::of).collect(),
+            out: policy.out.iter().map(OutSummary::of).collect(),
+            limit: policy.limits.iter().map(LimitSummary::of).collect(),
+            tables: TablesSummary {
+                entries: policy.tables.of_maps().into_iter().collect(),
+                flows_per_container: policy.tables.flows_per_container,
+                memory_bytes: policy.tables.memory(),
+            },
             sets: policy.sets.iter().map(|(name, set)| (name.as_str(), SetSummary::of(set))).collect(),
             networks: policy
                 .networks
                 .iter()
                 .map(|(name, network)| (name.as_str(), NetworkSummary::of(network)))
+                .collect(),
+            containers: policy
+                .containers
+                .iter()
+                .map(|(name, container)| (name.as_str(), ContainerSummary::of(container)))
                 .collect(),
             default_network: NetworkSummary::of(&policy.default_network),
             static_networks: static_networks
@@ -138,11 +190,10 @@ impl<'a> Summary<'a> {
 
 impl<'a> AllowSummary<'a> {
     fn of(rule: &'a Allow) -> Self {
-        let ranges = rule.ports.iter();
         Self {
             name: &rule.name,
             proto: rule.proto.word(),
-            ports: ranges.map(|range| RangeSummary { first: range.first(), last: range.last() }).collect(),
+            ports: ranges(&rule.ports),
             from: match &rule.from {
                 Sources::Any => WordOr::Word("any"),
                 Sources::Sets(sets) => WordOr::Value(strs(sets)),
@@ -150,6 +201,39 @@ impl<'a> AllowSummary<'a> {
             line: rule.line,
         }
     }
+}
+
+impl<'a> OutSummary<'a> {
+    fn of(rule: &'a Out) -> Self {
+        Self {
+            name: &rule.name,
+            proto: rule.proto.word(),
+            ports: ranges(&rule.ports),
+            source_ports: ranges(&rule.source_ports),
+            to: match &rule.to {
+                Sources::Any => WordOr::Word("any"),
+                Sources::Sets(sets) => WordOr::Value(strs(sets)),
+            },
+            line: rule.line,
+        }
+    }
+}
+
+impl<'a> LimitSummary<'a> {
+    fn of(rule: &'a Limit) -> Self {
+        Self {
+            name: &rule.name,
+            proto: rule.proto.word(),
+            ports: ranges(&rule.ports),
+            rate: rule.rate,
+            burst: rule.burst,
+            line: rule.line,
+        }
+    }
+}
+
+fn ranges(ports: &[PortRange]) -> Vec<RangeSummary> {
+    ports.iter().map(|range| RangeSummary { first: range.first(), last: range.last() }).collect()
 }
 
 impl SetSummary {
@@ -166,17 +250,27 @@ impl SetSummary {
 impl<'a> NetworkSummary<'a> {
     fn of(network: &'a NetworkPolicy) -> Self {
         Self {
-            egress: match &network.egress {
-                Egress::Any => WordOr::Word("any"),
-                Egress::None => WordOr::Word("none"),
-                Egress::Internet => WordOr::Word("internet"),
-                Egress::To(sets) => WordOr::Value(strs(sets)),
-            },
+            egress: egress(&network.egress),
             host: network.host.word(),
             icc: network.icc,
             reach: &network.reach,
             spoofing: network.spoofing.word(),
         }
+    }
+}
+
+impl<'a> ContainerSummary<'a> {
+    fn of(container: &'a ContainerPolicy) -> Self {
+        Self { egress: container.egress.as_ref().map(egress), host: container.host.map(HostAccess::word) }
+    }
+}
+
+fn egress(egress: &Egress) -> WordOr<Vec<&str>> {
+    match egress {
+        Egress::Any => WordOr::Word("any"),
+        Egress::None => WordOr::Word("none"),
+        Egress::Internet => WordOr::Word("internet"),
+        Egress::To(sets) => WordOr::Value(strs(sets)),
     }
 }
 

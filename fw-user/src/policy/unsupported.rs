@@ -10,14 +10,6 @@ use super::problem::Problems;
 const NOT_ENFORCED: &[(&[&str], When)] = &[
     (&["fallback"], When::Is(&["closed"])),
     (&["labels"], When::Present),
-    (&["uplink", "xdp"], When::Is(&["native", "generic"])),
-    (&["networks", ANY_NAME, "egress"], When::Is(&["none", "internet"])),
-    (&["networks", ANY_NAME, "egress"], When::List),
-    (&["networks", ANY_NAME, "host"], When::Is(&["deny"])),
-    (&["networks", ANY_NAME, "icc"], When::Present),
-    (&["networks", ANY_NAME, "reach"], When::List),
-    (&["out"], When::Present),
-    (&["limit"], When::Present),
     (&["nat", "owner"], When::Is(&["fw"])),
     (&["nat", "redirect"], When::Present),
     (&["nat", "dnat"], When::Present),
@@ -36,8 +28,6 @@ enum When {
     Present,
     /// These words.
     Is(&'static [&'static str]),
-    /// Lists that are not empty.
-    List,
 }
 
 impl When {
@@ -45,7 +35,6 @@ impl When {
         match self {
             Self::Present => true,
             Self::Is(words) => value.as_str().is_some_and(|word| words.contains(&word)),
-            Self::List => value.as_array().is_some_and(|list| !list.is_empty()),
         }
     }
 }

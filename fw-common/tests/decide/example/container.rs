@@ -8,8 +8,8 @@ use fw_common::wire::{Audience, icmp, proto, tcp};
 use fw_common::{Hook, Mac};
 
 use super::host::{
-    BRIDGE_A, Family, PORT_A1, PORT_A2, PORT_I1, PORT_N1, PORT_ORPHAN, PORT_S1, PORT_UNKNOWN, STRANGER,
-    UPLINK, address, container_mac, mac_of,
+    BRIDGE_A, Family, PORT_A1, PORT_A2, PORT_I1, PORT_ORPHAN, PORT_S1, PORT_UNKNOWN, STRANGER, UPLINK,
+    address, container_mac, mac_of,
 };
 use super::packets::{Draft, ethernet, ip};
 use super::{Case, container, scene};
@@ -50,9 +50,6 @@ fn destinations(f: &Family) -> Vec<Case> {
         // A neighbour that forwards must not become the way round us.
         container("to another network over a sibling", PORT_A1, syn(f.a1, f.b1).sent_to(sibling))
             .gives(ISOLATED),
-        container("to the sibling over the gateway", PORT_N1, syn(f.n1, f.n2)).gives(SAME),
-        container("without icc, nobody is vouched for", PORT_N1, syn(f.n1, f.n2).sent_to(container_mac(200)))
-            .gives(SAME),
         container("ending a connection to another network", PORT_A1, ip(f.a1, f.b1).tcp(443, 1, tcp::RST))
             .gives(ISOLATED),
         container("whoever the frame is for", PORT_A1, syn(f.a1, f.b1))
@@ -77,8 +74,15 @@ fn destinations(f: &Family) -> Vec<Case> {
         cases.extend([
             from_a1("to the gateway's link-local address", link).gives(TO_HOST),
             from_a1("to a neighbour's link-local address", neighbour).gives(SAME),
-            container("from a link-local address to the gateway", PORT_A1, syn(link, f.gateway_a))
+            container("from a link-local address to the gateway", PORT_A1, syn(neighbour, f.gateway_a))
                 .gives(TO_HOST),
+            container("from the gateway's link-local address", PORT_A1, syn(link, f.a2)).gives(FORGED),
+            container("from the link-local address of its MAC", PORT_A1, syn(made_from(PORT_A1), f.a2))
+                .gives(Verdict::accept(Reason::SameNetwork).marked(Mark::In)),
+            container("from the link-local address of its sibling's MAC", PORT_A1, {
+                syn(made_from(PORT_A2), f.a2)
+            })
+            .gives(FORGED),
             container("from a link-local address to the sibling", PORT_A1, syn(neighbour, f.a2))
                 .gives(Verdict::accept(Reason::SameNetwork).marked(Mark::In)),
             container("from a link-local address to the gateway's", PORT_A1, syn(neighbour, link))
@@ -98,6 +102,12 @@ fn destinations(f: &Family) -> Vec<Case> {
         ]);
     }
     cases
+}
+
+/// The link-local address that the kernel gives to the container behind a port (RFC 4291 appendix A).
+fn made_from(port: u32) -> IpAddr {
+    let [a, b, c, d, e, g] = container_mac(port).bytes;
+    IpAddr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, g])
 }
 
 fn internal(f: &Family) -> Vec<Case> {

@@ -53,7 +53,7 @@ fn discovery(f: &Family) -> Vec<Case> {
             outside(&name("from beyond"), message(kind).hop_limit(254)).gives(BAD),
             outside(&name("in a fragment"), message(kind).at_offset(0, true)).gives(BAD),
             outside(&name("in an atomic fragment"), message(kind).extension(44, &[0, 0, 0, 0, 0, 0, 7]))
-                .gives(NEEDED),
+                .gives(BAD),
             outside(&name("behind an extension"), message(kind).extension(60, &PADDING)).gives(NEEDED),
         ]);
     }

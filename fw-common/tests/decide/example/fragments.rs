@@ -1,12 +1,15 @@
 //! Fragments: the first one is judged, later ones follow it, and those that would cheat are dropped.
 
+use std::net::IpAddr;
+
 use fw_common::flow::{owner, state};
-use fw_common::tables::PortKey;
+use fw_common::tables::memory::Memory;
+use fw_common::tables::{Datagram, DatagramKey, PortKey};
 use fw_common::verdict::{Mark, Reason, Verdict};
 use fw_common::wire::{proto, tcp};
 
 use super::host::{Family, PORT_A1, allow_any, rule};
-use super::packets::{Draft, PADDING, ip};
+use super::packets::{Draft, IDENTIFICATION, PADDING, ip};
 use super::{Case, container, leaving, outside, tuple};
 
 const BAD: Verdict = Verdict::drop(Reason::BadFragment);
@@ -116,11 +119,42 @@ fn later(f: &Family) -> Vec<Case> {
     cases
 }
 
+/// The first fragment of a UDP datagram between these two was let through in this second, marked IN.
+pub(super) fn remembered(tables: &mut Memory, source: IpAddr, destination: IpAddr, seen: u32) {
+    let proto = if source.is_ipv4() { proto::UDP } else { 0 };
+    let id = IDENTIFICATION;
+    let key =
+        DatagramKey { source: source.into(), destination: destination.into(), id, proto, reserved: [0; 3] };
+    let datagram = Datagram { seen, mark: Mark::In as u8, reserved: [0; 3] };
+    tables.datagrams.borrow_mut().insert(key, datagram);
+}
+
 fn through(f: &Family) -> Vec<Case> {
     let piece = |from, to, at| ip(from, to).protocol(proto::UDP, &[7; 64]).at_offset(at, true);
     let key = tuple(f.a1, 40_000, f.remote, 53, proto::UDP);
     let own = tuple(f.ours, 40_000, f.remote, 53, proto::UDP);
+    let follows = |name: &str, age: u32| {
+        outside(name, piece(f.remote, f.a1, 64))
+            .with(|tables| remembered(tables, f.remote, f.a1, super::host::NOW - age))
+    };
     vec![
+        follows("a later one straight to a container, its first let through", 29)
+            .gives(Verdict::accept(Reason::KnownFragment).marked(Mark::In)),
+        follows("the same, too late", 30).gives(Verdict::drop(Reason::UnknownFragment)),
+        outside(
+            "a later one of another protocol",
+            ip(f.remote, f.a1).protocol(proto::TCP, &[7; 64]).at_offset(64, true),
+        )
+        .with(|tables| remembered(tables, f.remote, f.a1, super::host::NOW))
+        // Of IPv6 only the first fragment says what the datagram carries.
+        .gives(if f.v6 {
+            Verdict::accept(Reason::KnownFragment).marked(Mark::In)
+        } else {
+            Verdict::drop(Reason::UnknownFragment)
+        }),
+        outside("a later one of another sender", piece(f.office, f.a1, 64))
+            .with(|tables| remembered(tables, f.remote, f.a1, super::host::NOW))
+            .gives(Verdict::drop(Reason::UnknownFragment)),
         outside("a later one straight to a container", piece(f.remote, f.a1, 64))
             .flow(key, state::OPENING, owner::CONTAINER, 1)
             .gives(Verdict::drop(Reason::UnknownFragment)),

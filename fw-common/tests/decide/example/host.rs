@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use bytemuck::Zeroable as _;
 use fw_common::tables::memory::Memory;
 use fw_common::tables::{
-    DenyRule, Endpoint, Interface, LocalAddress, LocalKey, Network, Port, PortKey, Prefix, Settings, Subnet,
-    Zones, link_layer, role, sources,
+    DenyRule, Endpoint, Interface, LinkKey, LocalAddress, LocalKey, Network, Port, PortKey, Prefix, Settings,
+    Subnet, Terms, Zones, link_layer, role, sources,
 };
 use fw_common::wire::proto;
 use fw_common::{ABI_VERSION, Address, Mac};
@@ -38,9 +38,11 @@ pub(crate) const PORT_S1: u32 = 37;
 pub(crate) const PORT_ORPHAN: u32 = 38;
 /// A device that no table knows.
 pub(crate) const STRANGER: u32 = 39;
+/// A second port of the network without icc; the container behind the first one is linked to the one behind it.
+pub(crate) const PORT_N3: u32 = 40;
 
 /// Every device of the host.
-pub(crate) const DEVICES: [u32; 18] = [
+pub(crate) const DEVICES: [u32; 19] = [
     UPLINK,
     BRIDGED_UPLINK,
     TUNNEL,
@@ -59,6 +61,7 @@ pub(crate) const DEVICES: [u32; 18] = [
     PORT_S1,
     PORT_ORPHAN,
     STRANGER,
+    PORT_N3,
 ];
 
 /// The rules, by what they allow.
@@ -77,6 +80,11 @@ pub(crate) mod rule {
     pub(crate) const EXACT_OFFICE: u32 = 12;
     pub(crate) const WIDE: u32 = 13;
     pub(crate) const REGION: u32 = 14;
+    pub(crate) const LIMIT: u32 = 15;
+    pub(crate) const OUT_WEB: u32 = 16;
+    pub(crate) const OUT_OFFICE: u32 = 17;
+    pub(crate) const OUT_SOURCE: u32 = 18;
+    pub(crate) const OUT_BOTH: u32 = 19;
     pub(crate) const DENY_HOST: u32 = 20;
     pub(crate) const DENY_NET: u32 = 21;
 }
@@ -111,6 +119,7 @@ pub(crate) struct Family {
     pub(crate) gateway_a: IpAddr,
     pub(crate) gateway_b: IpAddr,
     pub(crate) gateway_internal: IpAddr,
+    pub(crate) gateway_n: IpAddr,
     /// Containers, and an address of network A that no container is known to own.
     pub(crate) a1: IpAddr,
     pub(crate) a2: IpAddr,
@@ -120,6 +129,7 @@ pub(crate) struct Family {
     pub(crate) i2: IpAddr,
     pub(crate) n1: IpAddr,
     pub(crate) n2: IpAddr,
+    pub(crate) n3: IpAddr,
     pub(crate) s1: IpAddr,
     /// An address that containers of the spoofing network pass among themselves.
     pub(crate) shared: IpAddr,
@@ -146,6 +156,7 @@ pub(crate) fn families() -> [Family; 2] {
             gateway_a: of("10.1.0.1", "fd00:1::1"),
             gateway_b: of("10.2.0.1", "fd00:2::1"),
             gateway_internal: of("10.3.0.1", "fd00:3::1"),
+            gateway_n: of("10.4.0.1", "fd00:4::1"),
             a1: of("10.1.0.11", "fd00:1::11"),
             a2: of("10.1.0.12", "fd00:1::12"),
             unknown: of("10.1.0.13", "fd00:1::13"),
@@ -154,6 +165,7 @@ pub(crate) fn families() -> [Family; 2] {
             i2: of("10.3.0.12", "fd00:3::12"),
             n1: of("10.4.0.11", "fd00:4::11"),
             n2: of("10.4.0.12", "fd00:4::12"),
+            n3: of("10.4.0.13", "fd00:4::13"),
             s1: of("10.5.0.11", "fd00:5::11"),
             shared: of("10.5.0.100", "fd00:5::100"),
             group: of("224.0.0.251", "ff02::fb"),
@@ -182,13 +194,21 @@ pub(crate) fn container_mac(port: u32) -> Mac {
 
 /// The tables of the host.
 pub(crate) fn tables() -> Memory {
-    let mut tables = Memory { now: NOW, ..Memory::default() };
-    tables.settings = Settings { abi: ABI_VERSION, observe: 0, mark_bit: 17, deny: 1, source_prefixes: 1 };
+    let mut tables = Memory { now: NOW, now_ms: NOW * 1000, ..Memory::default() };
+    tables.settings = Settings {
+        abi: ABI_VERSION,
+        mark_bit: 17,
+        deny: 1,
+        source_prefixes: 1,
+        flow_budget: 64,
+        ..Settings::zeroed()
+    };
     devices(&mut tables);
     networks(&mut tables);
     for family in families() {
         own_addresses(&mut tables, &family);
         zones(&mut tables, &family);
+        links(&mut tables, &family);
         rules(&mut tables, &family);
     }
     tables.local_addresses.insert(
@@ -196,7 +216,7 @@ pub(crate) fn tables() -> Memory {
         LocalAddress { ifindex: UPLINK, broadcast: 1, reserved: [0; 3] },
     );
     // Link-local addresses, the same one on every device.
-    for ifindex in [UPLINK, BRIDGE_A, BRIDGE_INTERNAL] {
+    for ifindex in [UPLINK, BRIDGE_A, BRIDGE_INTERNAL, BRIDGE_NO_ICC] {
         let key = LocalKey::new(address("fe80::1").into(), ifindex);
         tables.local_addresses.insert(key, LocalAddress { ifindex, broadcast: 0, reserved: [0; 3] });
     }
@@ -211,13 +231,16 @@ fn devices(tables: &mut Memory) {
         l3_device,
         ..Interface::zeroed()
     };
-    tables.interfaces.insert(UPLINK, device(role::UPLINK, 0, UPLINK));
-    let bridged = Interface { bridge_port: 1, ..device(role::UPLINK, 0, UPLINK_BRIDGE) };
+    let uplink = Interface { mac: mac_of(UPLINK), ..device(role::UPLINK, 0, UPLINK) };
+    tables.interfaces.insert(UPLINK, uplink);
+    let bridged =
+        Interface { bridge_port: 1, mac: mac_of(BRIDGED_UPLINK), ..device(role::UPLINK, 0, UPLINK_BRIDGE) };
     tables.interfaces.insert(BRIDGED_UPLINK, bridged);
     let tunnel = Interface { link_layer: link_layer::NONE, ..device(role::UPLINK, 0, TUNNEL) };
     tables.interfaces.insert(TUNNEL, tunnel);
     for bridge in [BRIDGE_A, BRIDGE_B, BRIDGE_INTERNAL, BRIDGE_NO_ICC, BRIDGE_SPOOFING] {
-        tables.interfaces.insert(bridge, device(role::BRIDGE, bridge, bridge));
+        let bridge_device = Interface { mac: mac_of(bridge), ..device(role::BRIDGE, bridge, bridge) };
+        tables.interfaces.insert(bridge, bridge_device);
     }
     for (port, bridge) in [
         (PORT_A1, BRIDGE_A),
@@ -225,18 +248,24 @@ fn devices(tables: &mut Memory) {
         (PORT_B1, BRIDGE_B),
         (PORT_I1, BRIDGE_INTERNAL),
         (PORT_N1, BRIDGE_NO_ICC),
+        (PORT_N3, BRIDGE_NO_ICC),
         (PORT_S1, BRIDGE_SPOOFING),
     ] {
-        let known =
-            Interface { endpoint_known: 1, mac: container_mac(port), ..device(role::PORT, bridge, bridge) };
+        let known = Interface {
+            endpoint_known: 1,
+            terms: Terms::OPEN,
+            mac: container_mac(port),
+            ..device(role::PORT, bridge, bridge)
+        };
         tables.interfaces.insert(port, known);
     }
-    tables.interfaces.insert(PORT_UNKNOWN, device(role::PORT, BRIDGE_A, BRIDGE_A));
+    let unknown = Interface { terms: Terms::OPEN, ..device(role::PORT, BRIDGE_A, BRIDGE_A) };
+    tables.interfaces.insert(PORT_UNKNOWN, unknown);
     tables.interfaces.insert(PORT_ORPHAN, device(role::PORT, 25, 25));
 }
 
 fn networks(tables: &mut Memory) {
-    let plain = Network { icc: 1, internal: 0, spoofing: 0, reserved: 0 };
+    let plain = Network { icc: 1, terms: Terms::OPEN, ..Network::zeroed() };
     tables.networks.insert(BRIDGE_A, plain);
     tables.networks.insert(BRIDGE_B, plain);
     tables.networks.insert(BRIDGE_INTERNAL, Network { internal: 1, ..plain });
@@ -258,6 +287,7 @@ fn networks(tables: &mut Memory) {
             (family.b1, BRIDGE_B, PORT_B1),
             (family.i1, BRIDGE_INTERNAL, PORT_I1),
             (family.n1, BRIDGE_NO_ICC, PORT_N1),
+            (family.n3, BRIDGE_NO_ICC, PORT_N3),
             (family.s1, BRIDGE_SPOOFING, PORT_S1),
             // Known to Docker, their ports not known yet.
             (family.i2, BRIDGE_INTERNAL, 0),
@@ -276,6 +306,7 @@ fn own_addresses(tables: &mut Memory, family: &Family) {
         (family.gateway_a, BRIDGE_A),
         (family.gateway_b, BRIDGE_B),
         (family.gateway_internal, BRIDGE_INTERNAL),
+        (family.gateway_n, BRIDGE_NO_ICC),
     ] {
         let key = LocalKey::new(address.into(), ifindex);
         tables.local_addresses.insert(key, LocalAddress { ifindex, broadcast: 0, reserved: [0; 3] });
@@ -293,6 +324,14 @@ fn zones(tables: &mut Memory, family: &Family) {
     let net_bits = if family.v6 { 40 } else { 96 + 25 };
     tables.denied.insert(Prefix::new(family.denied_host.into(), 128), DenyRule { rule: rule::DENY_HOST });
     tables.denied.insert(Prefix::new(family.denied_net.into(), net_bits), DenyRule { rule: rule::DENY_NET });
+}
+
+/// n1 was started with `--link` to n3, which exposes 443/tcp and 53/udp.
+fn links(tables: &mut Memory, family: &Family) {
+    let link = LinkKey::pair(family.n1.into(), family.n3.into());
+    tables.links.insert(link);
+    tables.links.insert(LinkKey { port: 443, proto: proto::TCP, ..link });
+    tables.links.insert(LinkKey { port: 53, proto: proto::UDP, ..link });
 }
 
 fn rules(tables: &mut Memory, family: &Family) {

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use fw_common::flow::{Flow, FlowKey};
+use fw_common::flow::{Flow, FlowKey, owner};
 use fw_common::tables::memory::Memory;
 use fw_common::wire::{Arrival, Audience, VlanTag};
 use fw_common::{Hook, Mac, Verdict};
@@ -11,18 +11,23 @@ use fw_common::{Hook, Mac, Verdict};
 pub(crate) mod host;
 pub(crate) mod packets;
 
+mod apart;
 mod bridge;
 mod container;
+mod early;
 mod errors;
 mod essential;
 mod forms;
 mod fragments;
 mod leaving;
+mod limits;
 mod neighbours;
+mod outbound;
 mod outside;
 mod replies;
 mod services;
 mod tags;
+mod terms;
 
 use host::NOW;
 use packets::Draft;
@@ -44,6 +49,8 @@ pub(crate) struct Case {
     pub(crate) verdict: Verdict,
     /// A flow with its state and owner afterwards; `None` if it must not be there.
     pub(crate) flow: Option<(FlowKey, Option<(u8, u8)>)>,
+    /// The same of a flow that came in.
+    pub(crate) inbound: Option<(FlowKey, Option<(u8, u8)>)>,
 }
 
 /// Every case, in both families wherever it makes sense in both.
@@ -60,10 +67,15 @@ pub(crate) fn cases() -> Vec<Case> {
             ("tags", tags::cases(family)),
             ("essential", essential::cases(family)),
             ("outside", outside::cases(family)),
+            ("early", early::cases(family)),
             ("container", container::cases(family)),
             ("neighbours", neighbours::cases(family)),
+            ("apart", apart::cases(family)),
             ("bridge", bridge::cases(family)),
             ("leaving", leaving::cases(family)),
+            ("terms", terms::cases(family)),
+            ("outbound", outbound::cases(family)),
+            ("limits", limits::cases(family)),
         ] {
             let suffix = if family.v6 { "v6" } else { "v4" };
             all.extend(cases.into_iter().map(|mut case| {
@@ -96,8 +108,11 @@ fn leaving(name: &str, ingress: u32, packet: Draft) -> Scene {
 
 /// A packet that the container behind `port` sends over its gateway.
 fn container(name: &str, port: u32, packet: Draft) -> Scene {
-    let gateway = host::mac_of(host::BRIDGE_A);
-    let packet = packet.between(gateway, host::container_mac(port));
+    let bridge = match port {
+        host::PORT_N1 | host::PORT_N3 => host::BRIDGE_NO_ICC,
+        _ => host::BRIDGE_A,
+    };
+    let packet = packet.between(host::mac_of(bridge), host::container_mac(port));
     scene(name, Hook::PortIngress, port, packet.frame())
 }
 
@@ -105,6 +120,12 @@ fn container(name: &str, port: u32, packet: Draft) -> Scene {
 fn bridge(name: &str, bridge: u32, port: u32, packet: Draft) -> Scene {
     let packet = packet.between(host::mac_of(bridge), host::container_mac(port));
     scene(name, Hook::BridgeIngress, bridge, packet.frame())
+}
+
+/// A packet that goes down from the host to the containers of a bridge.
+fn down(name: &str, bridge: u32, packet: Draft) -> Scene {
+    let packet = packet.between(host::container_mac(host::PORT_A1), host::mac_of(bridge));
+    scene(name, Hook::BridgeEgress, bridge, packet.frame())
 }
 
 /// Any frame at any hook, on the example host.
@@ -124,7 +145,15 @@ pub(crate) fn arrival(device: u32, mac: Mac, frame: &[u8]) -> Arrival {
         _ => Audience::Other,
     };
     let ethertype = frame.get(12..14).and_then(|bytes| bytes.try_into().ok()).map_or(0, u16::from_be_bytes);
-    Arrival { ifindex: device, ingress_ifindex: 0, ethertype, vlan: VlanTag::NONE, audience, mark: 0 }
+    Arrival {
+        ifindex: device,
+        ingress_ifindex: 0,
+        ethertype,
+        vlan: VlanTag::NONE,
+        audience,
+        mark: 0,
+        owner: 0,
+    }
 }
 
 impl Scene {
@@ -143,14 +172,22 @@ impl Scene {
     /// The same with a flow that was last seen this many seconds ago.
     fn flow(self, key: FlowKey, state: u8, owner: u8, age: u32) -> Self {
         let seen = NOW - age;
-        let flow = Flow { last_seen: seen, started: seen, state, owner, reserved: [0; 2] };
+        let flow = Flow { last_seen: seen, started: seen, state, owner, container: 0 };
         self.tables.flows.borrow_mut().insert(key, flow);
+        self
+    }
+
+    /// The same with a flow that came in and was last seen this many seconds ago.
+    fn inbound(self, key: FlowKey, state: u8, age: u32) -> Self {
+        let seen = NOW - age;
+        let flow = Flow { last_seen: seen, started: seen, state, owner: owner::OTHER, container: 0 };
+        self.tables.inbound_flows.borrow_mut().insert(key, flow);
         self
     }
 
     /// What must come of it.
     fn gives(self, verdict: Verdict) -> Case {
-        Case { scene: self, verdict, flow: None }
+        Case { scene: self, verdict, flow: None, inbound: None }
     }
 }
 
@@ -158,6 +195,16 @@ impl Case {
     /// The flow is there afterwards, in this state, of this owner.
     fn leaves(self, key: FlowKey, state: u8, owner: u8) -> Self {
         Self { flow: Some((key, Some((state, owner)))), ..self }
+    }
+
+    /// What came in is known afterwards, in this state, of this owner.
+    fn leaves_inbound(self, key: FlowKey, state: u8, owner: u8) -> Self {
+        Self { inbound: Some((key, Some((state, owner)))), ..self }
+    }
+
+    /// What came in is not known afterwards.
+    fn leaves_no_inbound(self, key: FlowKey) -> Self {
+        Self { inbound: Some((key, None)), ..self }
     }
 
     /// The flow is not there afterwards.

@@ -81,6 +81,8 @@ fn speaking(f: &Family) -> Vec<Case> {
         says("another network's address", PORT_A1, link, f.b1).gives(FORGED),
         says("its link-local address", PORT_A1, link, link).gives(SAME),
         says("the gateway's link-local address", PORT_A1, link, address("fe80::1")).gives(FORGED),
+        says("the link-local address of its sibling's MAC", PORT_A1, link, address("fe80::42:ff:fe00:20"))
+            .gives(FORGED),
         says("unknown, an address that nobody owns", PORT_UNKNOWN, link, f.unknown).gives(SAME),
         says("unknown, a known one's address", PORT_UNKNOWN, link, f.a1).gives(FORGED),
         says("unknown, the gateway's address", PORT_UNKNOWN, link, f.gateway_a).gives(FORGED),
@@ -167,6 +169,6 @@ fn routing(f: &Family) -> Vec<Case> {
         container("an advertisement in an atomic fragment", PORT_A1, {
             own().extension(44, &[0, 0, 0, 0, 0, 0, 7])
         })
-        .gives(SAME),
+        .gives(bad),
     ]
 }

@@ -231,7 +231,7 @@ impl Draft {
                 let (offset, more) = self.fragment.unwrap_or_default();
                 let mut header = Ipv4Header {
                     total_len: (20 + self.options.len() + self.payload.len()) as u16,
-                    identification: 7,
+                    identification: IDENTIFICATION as u16,
                     more_fragments: more,
                     fragment_offset: IpFragOffset::try_new(offset / 8).expect("13 bits"),
                     time_to_live: self.hop_limit,
@@ -253,7 +253,7 @@ impl Draft {
         let mut chain = self.extensions.clone();
         if let Some((offset, more)) = self.fragment {
             let offset = IpFragOffset::try_new(offset / 8).expect("13 bits");
-            let header = Ipv6FragmentHeader::new(IpNumber(0), offset, more, 7).to_bytes();
+            let header = Ipv6FragmentHeader::new(IpNumber(0), offset, more, IDENTIFICATION).to_bytes();
             chain.push((FRAGMENT_HEADER, header[1..].to_vec()));
         }
         let numbers = chain.iter().map(|(number, _)| *number).chain([self.protocol]);
@@ -288,6 +288,9 @@ pub(crate) fn arp(from: Mac, sender: Mac, address: IpAddr, target: IpAddr) -> Ve
 pub(crate) fn ethernet(to: Mac, from: Mac, ethertype: u16) -> Vec<u8> {
     [&to.bytes[..], &from.bytes, &ethertype.to_be_bytes()].concat()
 }
+
+/// What all fragments have in common here.
+pub(crate) const IDENTIFICATION: u32 = 7;
 
 /// Options of IPv6 that say nothing, as the body of a hop-by-hop or destination options header of eight bytes.
 pub(crate) const PADDING: [u8; 7] = [0, 1, 4, 0, 0, 0, 0];

@@ -82,7 +82,7 @@ fn containers(f: &Family) -> Vec<Case> {
         container("to the sibling behind a service tag", PORT_N1, {
             ip(f.n1, f.n2).tcp(1, 1, tcp::SYN).tag(ethertype::SERVICE_VLAN, 0)
         })
-        .gives(Verdict::pass(Reason::SameNetwork)),
+        .gives(Verdict::drop(Reason::Icc)),
         container("a VLAN between containers", PORT_A1, across(0).tag(ethertype::VLAN, 5))
             .gives(Verdict::pass(Reason::SameNetwork)),
         container("a tag kept aside", PORT_A1, across(0))
@@ -104,6 +104,9 @@ fn others(f: &Family) -> Vec<Case> {
         frame("LLDP", 0x88cc, &[2, 7, 4]).gives(not_ip),
         frame("an 802.3 length", 46, &[0xaa; 46]).gives(not_ip),
         frame("a protocol behind a priority tag", ethertype::VLAN, &[0, 0, 8, 6, 0, 0]).gives(not_ip),
+        // The network header where the frame's should be.
+        Scene { frame: to(f, 444).packet(), ..outside("a frame that lost its header", to(f, 444)) }
+            .gives(Verdict::drop(Reason::MalformedHeader)),
         outside("to another machine", to(f, 444).sent_to(other)).gives(Verdict::pass(Reason::OtherHost)),
         outside("to another machine, and malformed", to(f, 444).sent_to(other).cut(3))
             .gives(Verdict::pass(Reason::OtherHost)),
@@ -121,8 +124,8 @@ fn others(f: &Family) -> Vec<Case> {
             to(f, 443).between(mac_of(PORT_A1), container_mac(PORT_A1)).frame()
         })
         .gives(Verdict::drop(Reason::UnknownInterface)),
-        scene("a hook that this version does not attach", Hook::UplinkXdp, UPLINK, to(f, 444).frame())
-            .gives(Verdict::pass(Reason::NotOurs)),
+        scene("a port's hook on an uplink", Hook::PortEgress, UPLINK, to(f, 444).frame())
+            .gives(Verdict::drop(Reason::UnknownInterface)),
     ]
 }
 

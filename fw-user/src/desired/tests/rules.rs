@@ -256,5 +256,5 @@ fn more_ports_than_the_table_holds_are_refused_with_advice() {
     let refused = desired(&parse(policy), &inventory, &State::default()).expect_err("too many");
     let DesiredError::TooLarge { table, needed, .. } = refused else { panic!("{refused}") };
     assert_eq!((table, needed), ("ports", 4 * 65_535 + 5 * 60_000));
-    assert!(refused.to_string().contains("allow fewer or narrower port ranges"), "{refused}");
+    assert!(refused.to_string().contains("write fewer or narrower port ranges"), "{refused}");
 }

@@ -162,3 +162,48 @@ fn cases() -> Vec<Case> {
         },
     ]
 }
+
+#[test]
+fn xdp_runs_where_it_sees_what_the_hook_behind_sees() {
+    let eth0 = || Link { mac: Some(inventory::Mac(MAC.bytes)), ..link(2, "eth0", LinkKind::Physical, None) };
+    let veth = || link(2, "eth0", LinkKind::Veth, None);
+    let vlan = || Link { parent: Some(2), ..link(8, "eth0.5", LinkKind::Vlan, None) };
+    let member = || Link { master: Some(7), ..eth0() };
+    let bond = || link(7, "eth0", LinkKind::Bond, None);
+    let bridge = || link(5, "br0", LinkKind::Bridge, None);
+    let tunnel = || Link { ethernet: false, ..link(2, "eth0", LinkKind::Tun, None) };
+    let bridged = || Link { master: Some(5), ..eth0() };
+    let named = "interfaces = [\"eth0\"]";
+    for (what, mode, uplinks, links, early, warned) in [
+        ("hardware", "auto", named, vec![eth0()], &[(2, Early::IfNative)][..], ""),
+        ("hardware, as told", "native", named, vec![eth0()], &[(2, Early::Native)], ""),
+        ("hardware, off", "off", named, vec![eth0()], &[], ""),
+        ("a veth", "auto", named, vec![veth()], &[], ""),
+        ("a veth, as told", "native", named, vec![veth()], &[(2, Early::Native)], ""),
+        ("a veth, generic", "generic", named, vec![veth()], &[(2, Early::Generic)], ""),
+        ("a tunnel", "generic", named, vec![tunnel()], &[], "no Ethernet header"),
+        ("a bond", "native", named, vec![bond(), Link { name: "eth1".into(), ..member() }], &[], "members"),
+        ("a bond, auto", "auto", named, vec![bond()], &[], ""),
+        ("below a VLAN", "auto", named, vec![eth0(), vlan()], &[], ""),
+        ("below a VLAN, as told", "generic", named, vec![eth0(), vlan()], &[(8, Early::Generic)], "a VLAN"),
+        (
+            "a bridge's port, where tags do not count",
+            "auto",
+            "interfaces = [\"br0\"]",
+            vec![bridged(), bridge(), vlan()],
+            &[(2, Early::IfNative)],
+            "",
+        ),
+    ] {
+        let inventory = Inventory { links, ..Inventory::default() };
+        let policy = format!("[uplink]\nxdp = \"{mode}\"\n{uplinks}\n");
+        let found = want(&policy, &inventory, &State::default());
+        assert_eq!(found.early, early.iter().copied().collect(), "{what}");
+        let warnings: Vec<_> = found.warnings.iter().filter(|text| text.contains("early drop")).collect();
+        assert_eq!(warnings.len(), usize::from(!warned.is_empty()), "{what}: {warnings:?}");
+        assert!(warnings.iter().all(|text| text.contains(warned)), "{what}: {warnings:?}");
+        let mac = found.state.tables.interfaces.get(&2).map(|interface| interface.mac);
+        let known = inventory.link(2).filter(|_| mac.is_some()).and_then(|link| link.mac).map(Mac::from);
+        assert_eq!(mac.unwrap_or_default(), known.unwrap_or_default(), "{what}: for whom frames are");
+    }
+}

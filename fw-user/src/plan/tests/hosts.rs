@@ -9,8 +9,8 @@ use fw_common::Mac;
 use proptest::prelude::*;
 
 use crate::desired::desired;
-use crate::docker::{GatewayMode, Transport};
-use crate::inventory::{self, Inventory, PublishedPort, PublishedTarget};
+use crate::docker::{Exposed, GatewayMode, Transport};
+use crate::inventory::{self, Inventory, Linked, PublishedPort, PublishedTarget};
 use crate::netlink::{Link, LinkKind, LocalAddress};
 use crate::plan::State;
 use crate::policy::Policy;
@@ -41,7 +41,19 @@ pub(super) struct Host {
     /// Who may use TCP 22, TCP 80, UDP 53, TCP and UDP 8080, and ping.
     allow: [Who; 5],
     deny: Vec<Content>,
+    /// To whom the host may open TCP 80, UDP 53, and ping.
+    out: [Who; 3],
+    /// Whether there are limits for TCP 22 and 80, and for UDP 53.
+    limits: [bool; 2],
     spoofing: [bool; 3],
+    /// What containers of the three networks, and that at port 11, may open.
+    terms: [Terms; 4],
+    /// Whether front reaches lxc, lxc front, and front back, which is internal.
+    reach: [bool; 3],
+    /// Whether the policy keeps neighbours of `front` apart.
+    apart: bool,
+    /// Whether c1 was started with `--link` to c2, which exposes TCP 80.
+    linked: bool,
     /// Whether the policy manages the LXC bridge.
     lxc: bool,
     wg0: bool,
@@ -57,6 +69,22 @@ enum Content {
     Net,
     Wide,
     Other,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Terms {
+    egress: Egress,
+    host: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Egress {
+    Unsaid,
+    Any,
+    None,
+    Internet,
+    Office,
+    Written,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -93,8 +121,10 @@ pub(super) fn any() -> impl Strategy<Value = Host> {
         (content(), content()),
         [who(), who(), who(), who(), who()],
         prop::collection::vec(content(), 0..2),
+        ([who(), who(), who()], prop::bool::weighted(0.6), prop::arbitrary::any::<[bool; 2]>()),
         prop::arbitrary::any::<[bool; 3]>(),
         prop::arbitrary::any::<bool>(),
+        ([terms(), terms(), terms(), terms()], prop::arbitrary::any::<[bool; 3]>()),
     );
     let host = (
         prop::arbitrary::any::<bool>(),
@@ -102,17 +132,35 @@ pub(super) fn any() -> impl Strategy<Value = Host> {
         [prop::bool::weighted(0.8), prop::bool::weighted(0.6)],
         [container(), container(), container(), container()],
         [prop::option::of(published()), prop::option::of(published())],
+        prop::arbitrary::any::<[bool; 2]>(),
     );
     (policy, host).prop_map(|(policy, host)| {
-        let (observe, published_open, sets, allow, deny, spoofing, lxc) = policy;
-        let (wg0, second_address, networks, containers, published) = host;
+        let (
+            observe,
+            published_open,
+            sets,
+            allow,
+            deny,
+            (out, restricted, limits),
+            spoofing,
+            lxc,
+            (terms, reach),
+        ) = policy;
+        let out = if restricted { out } else { [Who::Nobody; 3] };
+        let (wg0, second_address, networks, containers, published, [apart, linked]) = host;
         Host {
             observe,
             published_open,
             sets,
             allow,
             deny,
+            out,
+            limits,
             spoofing,
+            terms,
+            reach,
+            apart,
+            linked,
             lxc,
             wg0,
             second_address,
@@ -125,6 +173,12 @@ pub(super) fn any() -> impl Strategy<Value = Host> {
 
 fn content() -> impl Strategy<Value = Content> {
     prop_oneof![Just(Content::Host), Just(Content::Net), Just(Content::Wide), Just(Content::Other)]
+}
+
+fn terms() -> impl Strategy<Value = Terms> {
+    use Egress::{Any, Internet, None, Office, Unsaid, Written};
+    let egress = prop::sample::select(vec![Unsaid, Any, None, Internet, Office, Written]);
+    (egress, prop::bool::weighted(0.7)).prop_map(|(egress, host)| Terms { egress, host })
 }
 
 fn who() -> impl Strategy<Value = Who> {
@@ -150,7 +204,14 @@ impl Host {
             sets: (Content::Host, Content::Net),
             allow: [Who::Office, Who::Anybody, Who::Branch, Who::Nobody, Who::Anybody],
             deny: vec![Content::Other],
+            out: [Who::Office, Who::Anybody, Who::Nobody],
+            limits: [true, false],
             spoofing: [false; 3],
+            terms: [Egress::None, Egress::Any, Egress::Internet, Egress::Unsaid]
+                .map(|egress| Terms { egress, host: matches!(egress, Egress::Any | Egress::Unsaid) }),
+            reach: [true, false, true],
+            apart: true,
+            linked: true,
             lxc: true,
             wg0: true,
             second_address: true,
@@ -178,11 +239,21 @@ impl Host {
             self.sets.0.text(),
             self.sets.1.text(),
         );
-        for (name, spoofing) in ["front", "back", "lxc"].iter().zip(self.spoofing) {
-            if spoofing {
-                text += &format!("[networks.{name}]\nspoofing = \"allow\"\n");
+        let [front_lxc, lxc_front, front_back] = self.reach;
+        let reaches = [(front_lxc, "lxc"), (front_back, "back")];
+        let front: Vec<&str> =
+            reaches.into_iter().filter(|(reaches, _)| *reaches).map(|(_, to)| to).collect();
+        let lxc: &[&str] = if lxc_front { &["front"] } else { &[] };
+        let names = ["front", "back", "lxc"].into_iter().zip([&front[..], &[], lxc]);
+        for (((name, reach), spoofing), terms) in names.zip(self.spoofing).zip(self.terms) {
+            let spoofing = if spoofing { "allow" } else { "drop" };
+            let terms = terms.text();
+            text += &format!("[networks.{name}]\nspoofing = \"{spoofing}\"\nreach = {reach:?}\n{terms}");
+            if self.apart && name == "front" {
+                text += "icc = false\n";
             }
         }
+        text += &format!("[containers.c11]\n{}", self.terms[3].text());
         if self.lxc {
             text += "[[network]]\nname = \"lxc\"\nbridge = \"lxcbr0\"\nsubnets = [\"10.0.3.0/24\"]\n";
         }
@@ -197,6 +268,22 @@ impl Host {
             if let Some(from) = who.text() {
                 let name = format!("{proto}, {}", ports.trim().replace('"', "")).trim().to_owned();
                 text += &format!("[[allow]]\nname = \"{name}\"\nproto = \"{proto}\"\n{ports}{from}");
+            }
+        }
+        for ((proto, ports), who) in
+            services[1..].iter().filter(|(_, ports)| !ports.contains('"')).zip(self.out)
+        {
+            if let Some(from) = who.text() {
+                let to = from.replace("from", "to");
+                text += &format!("[[out]]\nname = \"out {proto}\"\nproto = \"{proto}\"\n{ports}{to}");
+            }
+        }
+        for ((proto, ports), limited) in [("tcp", "[22, 80]"), ("udp", "[53]")].into_iter().zip(self.limits) {
+            if limited {
+                let name = format!("limit {proto}");
+                text += &format!(
+                    "[[limit]]\nname = \"{name}\"\nproto = \"{proto}\"\nports = {ports}\nrate = 1\n"
+                );
             }
         }
         for (number, content) in self.deny.iter().enumerate() {
@@ -237,6 +324,16 @@ impl Host {
                 .networks
                 .push(inventory::Network { ports: vec![port], ..network("lxc", LXC, [10, 0, 3, 0]) });
         }
+        if front && self.linked && inventory.endpoints.iter().any(|endpoint| endpoint.container == "c12") {
+            let exposed = Exposed { protocol: Transport::Tcp, port: 80 };
+            let link = |port| Linked {
+                network: 0,
+                client: [172, 18, 0, 2].into(),
+                server: [172, 18, 0, 3].into(),
+                port,
+            };
+            inventory.linked.extend([link(None), link(Some(exposed))]);
+        }
         self.publish(&mut inventory);
         inventory
     }
@@ -264,6 +361,21 @@ impl Content {
             Self::Wide => "\"203.0.0.0/16\", \"203.0.113.7\", \"203.0.113.96/28\"",
             Self::Other => "\"192.0.2.64/26\"",
         }
+    }
+}
+
+impl Terms {
+    fn text(self) -> String {
+        let host = if self.host { "allow" } else { "deny" };
+        let egress = match self.egress {
+            Egress::Unsaid => return String::new(),
+            Egress::Any => "\"any\"",
+            Egress::None => "\"none\"",
+            Egress::Internet => "\"internet\"",
+            Egress::Office => "[\"office\"]",
+            Egress::Written => "[\"branch\", \"192.168.7.0/24\"]",
+        };
+        format!("egress = {egress}\nhost = \"{host}\"\n")
     }
 }
 
@@ -335,7 +447,18 @@ fn network(name: &str, bridge: u32, subnet: [u8; 4]) -> inventory::Network {
 
 fn link(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> Link {
     let name = name.to_owned();
-    Link { index, name, mac: None, kind, ethernet: true, loopback: false, up: true, master, parent: None }
+    Link {
+        index,
+        name,
+        mac: Some(inventory::Mac(mac_of(index).bytes)),
+        kind,
+        ethernet: true,
+        loopback: false,
+        up: true,
+        master,
+        parent: None,
+        xdp: vec![],
+    }
 }
 
 fn local(ifindex: u32, address: [u8; 4]) -> LocalAddress {

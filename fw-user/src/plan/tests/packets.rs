@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use fw_common::flow::{Flow, FlowKey, owner, state};
+use fw_common::tables::{Bucket, BucketKey};
 use fw_common::wire::{Arrival, Audience, VlanTag, ethertype, proto, tcp};
 use fw_common::{Address, Hook, Mac};
 
@@ -33,6 +34,7 @@ const CONTAINERS: [[u8; 4]; 5] =
     [[172, 18, 0, 2], [172, 18, 0, 3], [172, 19, 0, 2], [10, 0, 3, 2], [172, 18, 0, 9]];
 const GATEWAYS: [[u8; 4]; 3] = [[172, 18, 0, 1], [172, 19, 0, 1], [10, 0, 3, 1]];
 const ELSEWHERE: [u8; 4] = [192, 0, 2, 1];
+const PRIVATE: [u8; 4] = [192, 168, 7, 7];
 
 /// The journeys, always the same.
 pub(super) fn journeys() -> Vec<Journey> {
@@ -54,11 +56,39 @@ pub(super) fn journeys() -> Vec<Journey> {
             }
         }
     }
+    for source in OURS {
+        for destination in OUTSIDERS.iter().chain([&ELSEWHERE]) {
+            for kind in
+                [Kind::Syn(80), Kind::Syn(22), Kind::Udp(41_000, 53), Kind::Udp(53, 41_000), Kind::Echo]
+            {
+                for device in [ETH0, WG0] {
+                    journeys.push(from_us(device, source, *destination, kind));
+                }
+            }
+        }
+    }
     for (port, bridge) in PORTS {
         for mac in [mac_of(port), mac_of(99)] {
             for source in CONTAINERS.iter().chain(&GATEWAYS[..1]).chain(&OUTSIDERS[..1]) {
-                for destination in CONTAINERS.iter().chain(&GATEWAYS).chain(&OURS).chain(&OUTSIDERS[..1]) {
-                    journeys.push(from_container(port, bridge, mac, *source, *destination));
+                let outside = OUTSIDERS[..3].iter().chain([&PRIVATE]);
+                for destination in CONTAINERS.iter().chain(&GATEWAYS).chain(&OURS).chain(outside) {
+                    let answers = mac == mac_of(port) && *source == CONTAINERS[0];
+                    let kinds =
+                        if answers { &[Kind::Syn(80), Kind::Ack(80, 40_000)][..] } else { &[Kind::Syn(80)] };
+                    for kind in kinds {
+                        journeys.push(from_container((port, bridge), mac, *source, *destination, *kind));
+                    }
+                }
+            }
+        }
+    }
+    for (from, bridge) in PORTS {
+        for (to, _) in PORTS.into_iter().filter(|(to, other)| *other == bridge && *to != from) {
+            for source in &CONTAINERS[..2] {
+                for destination in &CONTAINERS[..2] {
+                    for kind in [Kind::Syn(80), Kind::Syn(22), Kind::Echo] {
+                        journeys.push(to_neighbour(from, to, *source, *destination, kind));
+                    }
                 }
             }
         }
@@ -66,10 +96,17 @@ pub(super) fn journeys() -> Vec<Journey> {
     journeys
 }
 
+/// Every source is at the end of its tokens under any limit.
+pub(super) fn buckets() -> BTreeMap<BucketKey, Bucket> {
+    let keys = OUTSIDERS.iter().flat_map(|peer| (1..8).map(move |limit| (Address::v4(*peer), limit)));
+    keys.map(|(peer, limit)| (BucketKey { peer, limit, reserved: [0; 4] }, Bucket { tokens: 0, filled: 0 }))
+        .collect()
+}
+
 /// Flows that went out: of the host over TCP, of a container over UDP from a port that may be published, and one of
 /// a container that is not translated.
 pub(super) fn flows() -> BTreeMap<FlowKey, Flow> {
-    let flow = |owner, state| Flow { last_seen: 0, started: 0, state, owner, reserved: [0; 2] };
+    let flow = |owner, state| Flow { last_seen: 0, started: 0, state, owner, container: 0 };
     let key = |local: [u8; 4], local_port, remote: [u8; 4], remote_port, proto| FlowKey {
         local: Address::v4(local),
         remote: Address::v4(remote),
@@ -88,6 +125,21 @@ pub(super) fn flows() -> BTreeMap<FlowKey, Flow> {
     ])
 }
 
+/// Flows that came in to a container: from outside, from the host, and from another network.
+pub(super) fn inbound_flows() -> BTreeMap<FlowKey, Flow> {
+    let flow =
+        Flow { last_seen: 0, started: 0, state: state::ESTABLISHED, owner: owner::OTHER, container: 0 };
+    let key = |remote| FlowKey {
+        local: Address::v4(CONTAINERS[0]),
+        remote: Address::v4(remote),
+        local_port: 80,
+        remote_port: 40_000,
+        proto: proto::TCP,
+        reserved: [0; 3],
+    };
+    [OUTSIDERS[0], GATEWAYS[0], CONTAINERS[3]].into_iter().map(|remote| (key(remote), flow)).collect()
+}
+
 fn from_outside(device: u32, source: [u8; 4], destination: [u8; 4], kind: Kind) -> Journey {
     let arrival = Arrival {
         ifindex: device,
@@ -96,6 +148,7 @@ fn from_outside(device: u32, source: [u8; 4], destination: [u8; 4], kind: Kind) 
         vlan: VlanTag::NONE,
         audience: Audience::Host,
         mark: 0,
+        owner: 0,
     };
     let packet = packet(source, destination, kind);
     let frame = if device == WG0 { packet } else { framed(mac_of(device), mac_of(98), &packet) };
@@ -104,8 +157,21 @@ fn from_outside(device: u32, source: [u8; 4], destination: [u8; 4], kind: Kind) 
     Journey { name, destination, way: vec![(Hook::UplinkIngress, arrival)], frame }
 }
 
+/// What the host itself sends.
+fn from_us(device: u32, source: [u8; 4], destination: [u8; 4], kind: Kind) -> Journey {
+    let journey = from_outside(device, source, destination, kind);
+    let way = journey.way.into_iter().map(|(_, arrival)| (Hook::UplinkEgress, arrival)).collect();
+    Journey { name: format!("leaving {}", journey.name), way, ..journey }
+}
+
 /// Up to the host: past the port, then past the bridge.
-fn from_container(port: u32, bridge: u32, mac: Mac, source: [u8; 4], destination: [u8; 4]) -> Journey {
+fn from_container(
+    (port, bridge): (u32, u32),
+    mac: Mac,
+    source: [u8; 4],
+    destination: [u8; 4],
+    kind: Kind,
+) -> Journey {
     let at_port = Arrival {
         ifindex: port,
         ingress_ifindex: 0,
@@ -113,13 +179,34 @@ fn from_container(port: u32, bridge: u32, mac: Mac, source: [u8; 4], destination
         vlan: VlanTag::NONE,
         audience: Audience::Other,
         mark: 0,
+        owner: 0,
     };
     let at_bridge = Arrival { ifindex: bridge, audience: Audience::Host, ..at_port };
     Journey {
-        name: named(port, source, destination, &format!("from {mac}")),
+        name: named(port, source, destination, &format!("{kind:?} from {mac}")),
         destination: Address::v4(destination),
         way: vec![(Hook::PortIngress, at_port), (Hook::BridgeIngress, at_bridge)],
-        frame: framed(mac_of(bridge), mac, &packet(source, destination, Kind::Syn(80))),
+        frame: framed(mac_of(bridge), mac, &packet(source, destination, kind)),
+    }
+}
+
+/// From port to port of a bridge.
+fn to_neighbour(from: u32, to: u32, source: [u8; 4], destination: [u8; 4], kind: Kind) -> Journey {
+    let at_port = Arrival {
+        ifindex: from,
+        ingress_ifindex: 0,
+        ethertype: ethertype::IPV4,
+        vlan: VlanTag::NONE,
+        audience: Audience::Other,
+        mark: 0,
+        owner: 0,
+    };
+    let leaving = Arrival { ifindex: to, ingress_ifindex: from, ..at_port };
+    Journey {
+        name: named(from, source, destination, &format!("by port {to}, {kind:?}")),
+        destination: Address::v4(destination),
+        way: vec![(Hook::PortIngress, at_port), (Hook::PortEgress, leaving)],
+        frame: framed(mac_of(to), mac_of(from), &packet(source, destination, kind)),
     }
 }
 

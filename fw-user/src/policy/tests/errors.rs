@@ -291,7 +291,7 @@ fn more_zones_than_bits_are_refused_at_the_rule_that_adds_the_last() {
     }
     wrong(
         &text,
-        "257:1: with this rule the [[allow]] rules use 65 different sets; expected at most 64: merge some",
+        "257:1: with this, [[allow]] and [[out]] rules and `egress` use 65 different sets; expected at most 64: merge some",
     );
 }
 
@@ -350,21 +350,26 @@ fn what_is_not_enforced_is_refused() {
     refused("fallback = \"closed\"", "1:1", "fallback = \"closed\"");
     refused("labels = \"may-open\"", "1:1", "labels = \"may-open\"");
     refused("labels = \"may-narrow\"", "1:1", "labels = \"may-narrow\"");
-    refused("[uplink]\nxdp = \"native\"", "2:1", "xdp = \"native\"");
-    refused("uplink.xdp = \"generic\"", "1:8", "xdp = \"generic\"");
-    refused("[networks.backend]\negress = \"none\"", "2:1", "egress = \"none\"");
-    refused("[networks.\"*\"]\negress = \"internet\"", "2:1", "egress = \"internet\"");
-    refused("[networks.a]\negress = [\"192.0.2.0/24\"]", "2:1", "egress = [\"192.0.2.0/24\"]");
-    refused("[networks.a]\nhost = \"deny\"", "2:1", "host = \"deny\"");
-    refused("[networks.a]\nicc = false", "2:1", "icc = false");
-    refused("[networks.a]\nicc = true", "2:1", "icc = true");
-    refused("[networks.a]\nreach = [\n\"b\"]", "2:1", "reach = …");
-    refused("[[out]]\nproto = \"tcp\"", "1:3", "[[out]]");
-    refused("[[limit]]\n[[limit]]", "1:3", "[[limit]]");
     refused("[nat]\nowner = \"fw\"", "2:1", "owner = \"fw\"");
     refused("[[nat.redirect]]\nport = 1", "1:7", "[[nat.redirect]]");
     refused("[[nat.dnat]]", "1:7", "[[nat.dnat]]");
-    refused("[out]", "1:2", "[out]");
+}
+
+#[test]
+fn wrong_sections_of_containers() {
+    wrong(
+        "[containers.a]\negres = \"none\"",
+        "2:1: unknown key `egres` in [containers.a]; did you mean `egress`?",
+    );
+    wrong(
+        "[containers.a]\negress = []",
+        "2:10: an empty list means nobody; expected set names or prefixes, or write \"none\"",
+    );
+    wrong("[containers.a]\nhost = \"no\"", "2:8: `host` is \"no\"; expected \"allow\" or \"deny\"");
+    wrong(
+        "[containers.\"*\"]\nhost = \"deny\"",
+        "1:13: \"*\" cannot name a container; expected a name as `docker ps` shows it",
+    );
 }
 
 #[test]
@@ -444,4 +449,55 @@ fn an_unreadable_policy_file_says_which_and_why() {
     let error = Policy::read(&path).expect_err("not text");
     let expected = format!("{}:2:9: not valid UTF-8; expected a text file in UTF-8", path.display());
     assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn outbound_rules_say_what_is_wrong_with_them() {
+    let out = |keys: &str| format!("[[out]]\nname = \"a\"\nproto = \"tcp\"\n{keys}");
+    wrong(
+        &out("to = []"),
+        "4:6: an empty list means nobody; expected set names or prefixes, or leave `to` out for any destination",
+    );
+    wrong(&out("source_ports = [0]"), "4:17: port 0 is out of range; expected 1 to 65535");
+    wrong(&out("port = [1]"), "4:1: unknown key `port` in [[out]]; did you mean `ports`?");
+    wrong(
+        "[[out]]\nname = \"a\"\nproto = \"icmp\"\nports = [1]",
+        "4:9: ports have no meaning with proto = \"icmp\", which stands for echo; remove them",
+    );
+    wrong(
+        "[[deny]]\nname = \"a\"\nfrom = [\"192.0.2.1\"]\n[[out]]\nname = \"a\"\nproto = \"tcp\"",
+        "5:8: rule `a` stands already at line 2; expected a name of its own",
+    );
+}
+
+#[test]
+fn limits_say_what_is_wrong_with_them() {
+    let limit = |keys: &str| format!("[[limit]]\nname = \"a\"\nproto = \"tcp\"\nports = [22]\n{keys}");
+    wrong(&limit(""), "1:1: `rate` is missing in [[limit]]; expected for example `rate = 10`");
+    wrong(&limit("rate = 0"), "5:8: 0 is out of range; expected a number of new flows, 1 to 1000000");
+    wrong(
+        &limit("rate = 1\nburst = -1"),
+        "6:9: -1 is out of range; expected a number of new flows, 1 to 1000000",
+    );
+    wrong(&limit("rate = 1.5"), "5:8: `rate` holds a float; expected a number of new flows, 1 to 1000000");
+    wrong(
+        &format!(
+            "{}\n[[limit]]\nname = \"b\"\nproto = \"tcp\"\nports = [\"20-30\"]\nrate = 1",
+            limit("rate = 1")
+        ),
+        "6:1: limit `b` has a port in common with limit `a` at line 1; expected one limit for each port",
+    );
+}
+
+#[test]
+fn sizes_out_of_range_are_refused() {
+    wrong(
+        "[tables]\nflows = 10",
+        "2:9: `flows` is out of range; expected a number of entries, 1024 to 16777216",
+    );
+    wrong(
+        "[tables]\nflows = 2048\nflows_per_container = 2049",
+        "3:23: `flows_per_container` is out of range; expected a number of entries, 1 to 2048",
+    );
+    wrong("[tables]\nflow = 2048", "2:1: unknown key `flow` in [tables]; did you mean `flows`?");
 }

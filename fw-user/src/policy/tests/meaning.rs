@@ -170,14 +170,17 @@ fn warnings_name_what_is_perhaps_not_meant() {
          [[network]]\nname = \"lxc\"\nbridge = \"lxcbr0\"\nsubnets = [\"10.0.3.0/24\"]\n",
     );
     assert_eq!(
-        policy.warnings(&known),
+        policy.warnings(&known, &BTreeSet::new()),
         [
             "the policy has no [[allow]] rule: no new connection from outside is accepted",
-            "set `nobody` is empty: as a source it matches nobody",
+            "set `nobody` is empty: it matches nobody",
             "[networks.backend]: Docker knows no network `backend` yet; what is said about it takes effect when it appears",
         ]
     );
-    assert_eq!(example().warnings(&BTreeSet::from(["backend".to_owned()])), Vec::<String>::new());
+    assert_eq!(
+        example().warnings(&BTreeSet::from(["backend".to_owned()]), &BTreeSet::new()),
+        Vec::<String>::new()
+    );
 }
 
 #[test]
@@ -193,8 +196,9 @@ mode       enforce: what the policy does not allow is dropped
 uplinks    auto: physical interfaces and those of default routes
 published  closed: a port that Docker publishes needs an allow rule
 fallback   docker: without our programs Docker's own rules decide
-xdp        auto: this version does not use XDP
+xdp        auto: uplinks of hardware drop early in their driver, if it can
 nat        docker: Docker writes the NAT rules
+tables     262144 flows, 32768 of one container; about 120 MB of kernel memory before anything is in them
 mark       bits 24 and 25, mask 0x03000000
 
 deny   scanners  everything                 from scanners, before every allow
@@ -267,4 +271,25 @@ fn the_blocks_of_the_manual_are_valid() {
         blocks += 1;
     }
     assert!(blocks >= 8, "only {blocks} blocks found");
+}
+
+#[test]
+fn the_words_for_terms() {
+    let policy = valid(
+        "[networks.shop]\negress = \"internet\"\nreach = [\"db\"]\n[networks.db]\negress = \"none\"\nhost = \"deny\"\n\
+         [containers.backup]\negress = [\"192.0.2.0/24\"]\n[containers.cart]\nhost = \"deny\"\n",
+    );
+    let shown = describe(&policy);
+    for line in [
+        "  db      foreign source addresses are dropped; egress none; host deny; icc as Docker says\n",
+        "  shop    foreign source addresses are dropped; egress internet; host allow; icc as Docker says; reaches db\n",
+        "\ncontainers\n  backup  egress 192.0.2.0/24; host as its network\n  cart    egress as its network; host deny\n",
+    ] {
+        assert!(shown.contains(line), "{line}\n---\n{shown}");
+    }
+    let json = serde_json::to_value(Summary::of(&policy)).expect("a summary is plain data");
+    assert_eq!(json["networks"]["shop"]["reach"], serde_json::json!(["db"]));
+    assert_eq!(json["containers"]["backup"]["egress"], serde_json::json!(["192.0.2.0/24"]));
+    assert_eq!(json["containers"]["cart"], serde_json::json!({ "egress": null, "host": "deny" }));
+    assert_eq!(policy.zones().len(), 1, "sets of egress are zones, too");
 }

@@ -1,0 +1,108 @@
+//! Lengths that packets claim, and the bytes that are there.
+
+#[path = "decide/example/mod.rs"]
+#[expect(dead_code, reason = "packets serve here, decisions do not")]
+mod example;
+
+use bytemuck::Zeroable as _;
+use example::host::families;
+use example::packets::{Draft, ip};
+use fw_common::Reason;
+use fw_common::wire::{Packet, Parsed, ethertype, inner_of_error, parse, tcp};
+
+/// Parses an IP packet that stands at the beginning.
+fn parsed(bytes: &[u8]) -> Parsed<Packet> {
+    let kind = if bytes[0] >> 4 == 6 { ethertype::IPV6 } else { ethertype::IPV4 };
+    let mut packet = Packet::zeroed();
+    parse(bytes, kind, 0, &mut packet).map(|()| packet)
+}
+
+fn datagrams() -> [Draft; 2] {
+    families().map(|family| ip(family.remote, family.ours).udp(53, 40_000, b"data"))
+}
+
+/// BIG TCP: the aggregate is longer than the field can say, which is then 0 (kernel 6.3).
+#[test]
+fn a_length_of_zero_is_believed_of_an_aggregate_alone() {
+    for draft in datagrams() {
+        let mut bytes = draft.packet();
+        let (v6, whole) = (bytes[0] >> 4 == 6, bytes.len());
+        let (length, header) = if v6 { (4..6, 40) } else { (2..4, 20) };
+        // Without a protocol of which more would be read than its header.
+        bytes[if v6 { 6 } else { 9 }] = 59;
+        bytes[length].fill(0);
+        assert_eq!(
+            parsed(&bytes).map(|packet| packet.end as usize),
+            if v6 { Ok(40) } else { Err(Reason::MalformedHeader) }
+        );
+        let behind = if v6 { header } else { 0 };
+        bytes.resize(behind + 0xffff, 0);
+        assert_eq!(
+            parsed(&bytes).map(|packet| packet.end as usize),
+            if v6 { Ok(40) } else { Err(Reason::MalformedHeader) }
+        );
+        bytes.resize(behind + 0x1_0000, 0);
+        assert_eq!(
+            parsed(&bytes).map(|packet| packet.end as usize),
+            Ok(behind + 0x1_0000),
+            "of {whole} bytes"
+        );
+    }
+}
+
+#[test]
+fn a_length_beyond_the_bytes_is_refused_and_one_before_their_end_is_a_trailer() {
+    for draft in datagrams() {
+        let bytes = draft.packet();
+        assert_eq!(parsed(&bytes).map(|packet| packet.end as usize), Ok(bytes.len()));
+        assert_eq!(parsed(&bytes[..bytes.len() - 1]), Err(Reason::MalformedHeader));
+        let longer = [&bytes[..], &[0; 40]].concat();
+        assert_eq!(parsed(&longer).map(|packet| packet.end as usize), Ok(bytes.len()));
+    }
+}
+
+/// Every packet cut anywhere is refused, or was so before: nothing is read that is not there.
+#[test]
+fn a_packet_cut_anywhere_is_refused() {
+    for draft in datagrams() {
+        let bytes = draft.packet();
+        for length in 1..bytes.len() {
+            assert!(parsed(&bytes[..length]).is_err(), "{length} of {} bytes", bytes.len());
+        }
+    }
+}
+
+/// RFC 792: an error need quote no more of a segment than its first eight bytes.
+#[test]
+fn an_error_quotes_at_least_eight_bytes_of_a_segment() {
+    for family in families() {
+        let sent = ip(family.ours, family.remote).tcp(40_000, 443, tcp::ACK).packet();
+        let quoted = |of_segment: usize| {
+            let quote = &sent[..sent.len() - 20 + of_segment];
+            let error = ip(family.remote, family.ours).unreachable(quote).packet();
+            let (packet, mut inner) = (parsed(&error).expect("an error"), Packet::zeroed());
+            inner_of_error(&error[..], &packet, &mut inner)
+                .then_some((inner.source_port, inner.destination_port))
+        };
+        for enough in [8, 19, 20] {
+            assert_eq!(quoted(enough), Some((40_000, 443)), "{enough} bytes");
+        }
+        assert_eq!(quoted(7), None);
+    }
+}
+
+#[test]
+fn options_end_with_the_header() {
+    let family = families()[0];
+    let with = |options: &[u8]| {
+        parsed(&ip(family.remote, family.ours).udp(53, 40_000, b"").options(options).packet())
+    };
+    assert!(with(&[1; 12]).is_ok(), "twelve of one byte");
+    assert_eq!(with(&[1; 16]), Err(Reason::TooManyHeaders));
+    assert!(with(&[7, 4, 4, 0]).is_ok());
+    assert_eq!(with(&[7, 5, 4, 0]), Err(Reason::BadOption), "runs over the header");
+    assert_eq!(with(&[7, 1, 4, 0]), Err(Reason::BadOption), "shorter than itself");
+    assert_eq!(with(&[1, 1, 1, 7]), Err(Reason::BadOption), "its length lies behind the header");
+    assert_eq!(with(&[131, 3, 4, 0]), Err(Reason::BadOption), "a source route");
+    assert!(with(&[0, 131, 3, 4]).is_ok(), "nothing is read behind the end");
+}
