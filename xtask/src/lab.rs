@@ -9,6 +9,7 @@ pub mod doors;
 pub mod frame;
 mod fw;
 mod keeper;
+pub mod offload;
 mod place;
 mod probe;
 pub mod raw;
@@ -180,6 +181,11 @@ impl Lab {
 
     fn remember_docker_version(&self, version: String) {
         *self.docker_version.lock().unwrap_or_else(PoisonError::into_inner) = version;
+    }
+
+    /// The command that enters the host of this lab.
+    pub fn enter(&self) -> Result<String> {
+        Ok(format!("nsenter -t {} -m -p -n", self.first_process()?))
     }
 
     fn first_process(&self) -> Result<u32> {

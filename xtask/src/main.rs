@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, demo, lab, setup, test, tidy};
+use xtask::{bench, coverage, demo, equivalence, fuzz, lab, mutants, oracle, setup, soak, test, tidy};
 
 /// Set-up, checks and tests of fw.
 #[derive(Parser)]
@@ -23,9 +23,22 @@ enum Task {
     Test(test::Arguments),
     /// Check the rules of the source tree that no linter can.
     Tidy,
+    /// Hold the loaded programs against `decide` over millions of random packets and tables.
+    Equivalence(equivalence::Arguments),
+    /// Look for packets and policy files that break what must hold of every one.
+    Fuzz(fuzz::Arguments),
+    /// Which lines of fw-common its tests run; fails below 95 %.
+    Coverage,
+    /// Change fw-common in one place after the other, and see whether a test notices.
+    Mutants(mutants::Arguments),
     /// Measure; the figures are of this machine and this moment.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Send the same packets at random to two hosts, one with iptables and one with fw, and compare what arrives.
+    Oracle(oracle::Arguments),
+    /// Go on for minutes, to show what must not break.
+    #[command(subcommand)]
+    Soak(soak::Soak),
     /// Labs: hosts in network namespaces.
     #[command(subcommand)]
     Lab(Lab),
@@ -46,7 +59,13 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Demo => demo::run(),
         Task::Test(arguments) => test::run(&arguments),
         Task::Tidy => tidy::run(),
+        Task::Equivalence(arguments) => equivalence::run(&arguments),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
+        Task::Coverage => coverage::run(),
+        Task::Mutants(arguments) => mutants::run(&arguments),
         Task::Bench(what) => bench::run(what),
+        Task::Oracle(arguments) => oracle::command(&arguments),
+        Task::Soak(what) => soak::run(&what),
         Task::Lab(Lab::Clean) => lab::clean(),
         Task::Lab(Lab::Hold) => lab::hold(),
     }

@@ -5,7 +5,12 @@
 
 mod packages;
 
-use std::{fmt, path::Path, process::Command, time::Instant};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -29,12 +34,18 @@ pub enum Part {
     Lab,
     /// Checks beyond the compiler's, as in `.ci/run`.
     Checks,
+    /// `cargo xtask coverage`.
+    Coverage,
+    /// `cargo xtask mutants`.
+    Mutants,
 }
 
 /// A program that cargo installs into the workspace's own folder, in one fixed version.
 struct Tool {
     name: &'static str,
     version: &'static str,
+    /// What asks for its version.
+    version_by: &'static [&'static str],
     options: &'static [&'static str],
     why: &'static str,
     time: &'static str,
@@ -44,6 +55,7 @@ struct Tool {
 const BPF_LINKER: Tool = Tool {
     name: "bpf-linker",
     version: "0.10.3",
+    version_by: &["--version"],
     options: &["--no-default-features", "--features", "rust-llvm-22"],
     why: "links the kernel programs",
     time: "about one minute",
@@ -52,9 +64,19 @@ const BPF_LINKER: Tool = Tool {
 const CARGO_DENY: Tool = Tool {
     name: "cargo-deny",
     version: "0.20.2",
+    version_by: &["--version"],
     options: &[],
     why: "checks licences and origins of dependencies in .ci/run",
     time: "two to four minutes",
+};
+
+const CARGO_MUTANTS: Tool = Tool {
+    name: "cargo-mutants",
+    version: "27.1.0",
+    version_by: &["mutants", "--version"],
+    options: &[],
+    why: "changes the code and asks whether a test notices, for `cargo xtask mutants`",
+    time: "one to two minutes",
 };
 
 /// Carries out `cargo xtask setup`.
@@ -83,6 +105,12 @@ pub fn ensure(parts: &[Part]) -> anyhow::Result<()> {
     if parts.contains(&Part::Checks) {
         CARGO_DENY.ensure()?;
     }
+    if parts.contains(&Part::Coverage) {
+        llvm_tools()?;
+    }
+    if parts.contains(&Part::Mutants) {
+        CARGO_MUTANTS.ensure()?;
+    }
     if parts.contains(&Part::Lab) {
         packages::ensure()?;
     }
@@ -96,21 +124,50 @@ pub fn is_root() -> bool {
 
 /// `core` is compiled for the BPF target, for which no compiled one is distributed.
 fn rust_source() -> anyhow::Result<()> {
+    let file = "lib/rustlib/src/rust/library/core/Cargo.toml";
+    component(
+        "rust-src",
+        "`core` is compiled for the kernel programs",
+        "a few seconds",
+        &sysroot()?.join(file),
+    )
+}
+
+/// Profiles are read by the tools of the LLVM that wrote them.
+fn llvm_tools() -> anyhow::Result<()> {
+    component("llvm-tools", "reads which lines were run", "a few seconds", &llvm_folder()?.join("llvm-cov"))
+}
+
+/// A program of the toolchain's LLVM, which [`Part::Coverage`] installs.
+pub(crate) fn llvm(program: &str) -> anyhow::Result<Command> {
+    Ok(workspace::command(&llvm_folder()?.join(program).display().to_string()))
+}
+
+fn llvm_folder() -> anyhow::Result<PathBuf> {
+    Ok(sysroot()?.join("lib/rustlib").join(workspace::host()?).join("bin"))
+}
+
+fn sysroot() -> anyhow::Result<PathBuf> {
     let sysroot = workspace::output(workspace::command("rustc").args(["--print", "sysroot"]))?;
-    if Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/Cargo.toml").is_file() {
-        println!("setup: rust-src is there");
+    Ok(PathBuf::from(sysroot.trim()))
+}
+
+/// A part of the toolchain that rustup installs; `file` is there if it is.
+fn component(name: &str, why: &str, time: &str, file: &Path) -> anyhow::Result<()> {
+    if file.is_file() {
+        println!("setup: {name} is there");
         return Ok(());
     }
     if workspace::find("rustup").is_none() {
         bail!(
-            "the source of the Rust library is missing in {0}, and rustup, which would install it, is not there; \
-             install the source package that belongs to this very compiler below {0}/lib/rustlib/src",
-            sysroot.trim()
+            "{name} is missing ({why}), and rustup, which would install it, is not there; install the package that \
+             belongs to this very compiler, so that there is {}",
+            file.display()
         );
     }
     let mut add = workspace::command("rustup");
-    add.args(["component", "add", "rust-src"]);
-    install("rust-src", "`core` is compiled for the kernel programs", "a few seconds", &mut add)
+    add.args(["component", "add", name]);
+    install(name, why, time, &mut add)
 }
 
 impl Tool {
@@ -126,7 +183,7 @@ impl Tool {
 
     /// Whether the program found first answers with the fixed version.
     fn is_there(&self) -> bool {
-        let answer = workspace::command(self.name).arg("--version").output();
+        let answer = workspace::command(self.name).args(self.version_by).output();
         answer.is_ok_and(|answer| String::from_utf8_lossy(&answer.stdout).trim() == self.to_string())
     }
 

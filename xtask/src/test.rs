@@ -34,11 +34,11 @@ pub struct Arguments {
 
 /// A test program as cargo has built it.
 #[derive(Debug, PartialEq, Eq)]
-struct Program {
+pub(crate) struct Program {
     /// Package and part of it, such as `fw-user lib` or `xtask matrix`.
-    name: String,
-    file: PathBuf,
-    package_folder: PathBuf,
+    pub(crate) name: String,
+    pub(crate) file: PathBuf,
+    pub(crate) package_folder: PathBuf,
 }
 
 /// How one test program ended.
@@ -119,7 +119,7 @@ fn build(packages: &[String]) -> anyhow::Result<Vec<Program>> {
 }
 
 /// The test programs named in cargo's messages, by name.
-fn programs(messages: &str) -> anyhow::Result<Vec<Program>> {
+pub(crate) fn programs(messages: &str) -> anyhow::Result<Vec<Program>> {
     #[derive(Deserialize)]
     struct Message {
         reason: String,

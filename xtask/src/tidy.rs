@@ -27,6 +27,7 @@ const RULES: &[(&str, Rule)] = &[
     ("aya", borders::aya),
     ("docker client", borders::docker_client),
     ("iptables", borders::iptables),
+    ("nft", borders::nft),
     ("no_std", purity::no_std),
     ("pure modules", purity::pure_modules),
     ("unsafe", unsafety::unsafe_code),

@@ -86,6 +86,11 @@ pub fn build_fw() -> anyhow::Result<PathBuf> {
     Ok(target_directory()?.join("debug/fw"))
 }
 
+/// The machine's own target, as rustc calls it. Flags for a build that names it leave build scripts and macros alone.
+pub fn host() -> anyhow::Result<String> {
+    Ok(output(command("rustc").args(["--print", "host-tuple"]))?.trim().to_owned())
+}
+
 fn target_directory() -> anyhow::Result<PathBuf> {
     #[derive(Deserialize)]
     struct Metadata {

@@ -36,9 +36,9 @@ fn a_restart_takes_links_over_and_never_doubles_them() {
     let town = Town::build(&lab).expect("the town");
     // bpftool 7.1 lists no TCX, but shows a pinned link by its numbers.
     let links = || {
-        let pins = lab.host().script(&format!("ls {BPFFS}/links")).expect("the pins");
+        let pins = lab.host().script(&format!("ls {BPFFS}/hooks")).expect("the pins");
         let links = pins.lines().map(|pin| {
-            let shown = lab.host().script(&format!("bpftool -j link show pinned {BPFFS}/links/{pin}"));
+            let shown = lab.host().script(&format!("bpftool -j link show pinned {BPFFS}/hooks/{pin}"));
             let link: serde_json::Value =
                 serde_json::from_str(&shown.expect("bpftool")).expect("JSON of bpftool");
             (

@@ -30,7 +30,7 @@ fn maps(lab: &Lab) -> String {
 
 /// The pinned hooks, and how many programs run on the uplink.
 fn hooks(lab: &Lab) -> (String, u32) {
-    let pins = lab.host().script(&format!("ls {BPFFS}/links")).expect("the pins");
+    let pins = lab.host().script(&format!("ls {BPFFS}/hooks")).expect("the pins");
     (pins, lab.host().tcx_programs("eth0", Direction::Ingress).expect("a count"))
 }
 
@@ -274,15 +274,15 @@ fn a_start_that_fails_leaves_what_was_there() {
     // An fw was there: maps of another layout are refused, and the old programs go on.
     lab.fw_run(CLOSED).expect("fw").terminate().expect("SIGTERM");
     let layout = |number: u8| {
-        let value = format!("{number} 0 0 0 0 24 0 0");
+        let value = format!("{number} 0 0 0 0 24 0 0 0 0 0 0 0 128 0 0");
         lab.host().script(&format!("bpftool map update pinned {BPFFS}/settings key 0 0 0 0 value {value}"))
     };
     layout(99).expect("another layout");
     let refused = lab.fw(&run).expect_err("another layout");
     let words = format!("{refused:#}");
-    assert!(words.contains("have layout 99, this fw has 1") && words.contains("fw down"), "{words}");
+    assert!(words.contains("have layout 99, this fw has 2") && words.contains("fw down"), "{words}");
     assert!(!reached(&lab), "what was in force stays in force");
-    layout(1).expect("our layout");
+    layout(2).expect("our layout");
 
     // A second uplink that cannot be hooked: the first one's hooks and the closed port are as before.
     let before = (maps(&lab), hooks(&lab));
@@ -304,4 +304,39 @@ fn a_start_that_fails_leaves_what_was_there() {
     assert!(lab.fw(&["status"]).is_err(), "no daemon: status does not say that all is well");
     lab.fw_down().expect("fw down");
     assert!(reached(&lab));
+}
+
+/// Sets of more than ten thousand prefixes are not read from the kernel again by each full pass.
+#[test]
+fn a_large_set_changes_like_any_other() {
+    if !lab::available("a_large_set_changes_like_any_other") {
+        return;
+    }
+    let lab = Lab::start(Options::default()).expect("a lab");
+    let _service = lab.host().serve_tcp("[::]:9100", "service").expect("a service");
+    let set = |with_us: bool| {
+        let others = (0..20_000).map(|number| format!("11.{}.{}.0/25\n", number >> 8, number & 255));
+        let us = with_us.then(|| "198.18.0.0/24\n".to_owned());
+        fs::write(lab.path("/run/lab/large.txt"), others.chain(us).collect::<String>()).expect("a set file");
+    };
+    let policy = "[sets]\nlarge = { file = \"large.txt\" }\n".to_owned() + OPEN + "from = [\"large\"]\n";
+    set(true);
+    let daemon = lab.fw_run(&policy).expect("fw");
+    assert!(reached(&lab));
+    let passes = || status(&lab)["daemon"]["passes"].as_u64();
+    let first = passes();
+    wait::until("a full pass", Duration::from_secs(15), || (passes() > first).then_some(())).expect("a pass");
+    assert!(reached(&lab));
+    for with_us in [false, true, false] {
+        set(with_us);
+        daemon.signal("HUP").expect("SIGHUP");
+        let follows = || (reached(&lab) == with_us).then_some(());
+        wait::until("the set is followed", Duration::from_secs(15), follows).expect("followed");
+    }
+    daemon.kill().expect("SIGKILL");
+    // The next daemon reads them, and finds what is in force.
+    let daemon = lab.fw_run(&policy).expect("fw again");
+    assert!(!reached(&lab));
+    assert!(!lab.fw_log().contains("pass failed"), "{}", lab.fw_log());
+    daemon.terminate().expect("SIGTERM");
 }

@@ -1,7 +1,7 @@
 //! Maps that read well: `bpftool map dump pinned` prints every entry of every map with named fields.
 
 use serde_json::Value;
-use xtask::lab::{self, BPFFS, Lab, Options, Town};
+use xtask::lab::{self, BPFFS, HOST, Lab, Options, Town};
 
 /// A policy that puts something into every map.
 const POLICY: &str = r#"
@@ -18,6 +18,21 @@ from = ["office"]
 [[deny]]
 name = "scanners"
 from = ["scanners"]
+
+[[limit]]
+name = "slow"
+proto = "tcp"
+ports = [8080]
+rate = 10
+burst = 20
+
+[[out]]
+name = "pings"
+proto = "icmp"
+
+[networks.B]
+egress = "none"
+reach = ["A"]
 "#;
 
 #[test]
@@ -29,6 +44,10 @@ fn bpftool_prints_named_fields_of_every_map() {
     let town = Town::build(&lab).expect("the town");
     let daemon = lab.fw_run(POLICY).expect("fw");
     assert!(town.at("a2").place.script("busybox ping -c1 -W2 198.18.0.2").is_ok(), "a flow goes out");
+    assert!(lab.host().script("busybox ping -c1 -W2 -s3000 198.18.0.2").is_ok(), "fragments go out");
+    let b1 = town.at("b1").ip().expect("an address");
+    assert!(lab.host().script(&format!("busybox ping -c1 -W2 {b1}")).is_ok(), "a flow comes in");
+    assert!(lab.outside().tcp((HOST, 8080).into()).expect("a probe").reached(), "a new flow under a limit");
     assert!(lab.outside().script("busybox ping -c1 -W1 198.18.0.1").is_err(), "a drop is counted");
     for name in pinned(&lab) {
         let dump = lab.host().script(&format!("bpftool map dump pinned {BPFFS}/{name}"));

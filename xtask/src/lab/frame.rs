@@ -176,7 +176,8 @@ fn six(address: IpAddr) -> Ipv6Addr {
     }
 }
 
-fn pseudo_checksum(source: IpAddr, destination: IpAddr, proto: u8, segment: &[u8]) -> u16 {
+/// The checksum of a transport segment whose own checksum field is zero, with the pseudo header of its family.
+pub fn pseudo_checksum(source: IpAddr, destination: IpAddr, proto: u8, segment: &[u8]) -> u16 {
     let mut bytes = match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => [source.octets(), destination.octets()].concat(),
         (source, destination) => [six(source).octets(), six(destination).octets()].concat(),
@@ -188,7 +189,7 @@ fn pseudo_checksum(source: IpAddr, destination: IpAddr, proto: u8, segment: &[u8
 }
 
 /// The Internet checksum (RFC 1071) of bytes whose checksum field is zero.
-fn checksum(bytes: &[u8]) -> u16 {
+pub fn checksum(bytes: &[u8]) -> u16 {
     let words =
         bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0)));
     let mut sum: u32 = words.sum();

@@ -65,7 +65,9 @@ impl Lab {
     pub fn fw(&self, arguments: &[&str]) -> Result<String> {
         let output = self.fw_command(arguments)?.output().context("cannot run fw")?;
         if !output.status.success() {
-            let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            // `fw status` tells what is wrong on its standard output.
+            let words = [output.stderr, output.stdout].concat();
+            let words = String::from_utf8_lossy(&words).trim().to_owned();
             bail!("`fw {}` failed ({}): {words}", arguments.join(" "), output.status);
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -135,11 +137,13 @@ impl Daemon<'_> {
 
     fn wait_ready(&mut self) -> Result<()> {
         let mut ended = None;
+        let mut last = String::new();
         let ready = wait::until("`fw status` exits 0", Duration::from_secs(30), || {
             ended = self.child.try_wait().ok().flatten();
-            (ended.is_some() || self.lab.fw_status().is_ok()).then_some(())
+            let status = self.lab.fw_status().map_err(|error| last = format!("{error:#}"));
+            (ended.is_some() || status.is_ok()).then_some(())
         });
-        let log = || format!("its log:\n{}", self.lab.fw_log().trim_end());
+        let log = || format!("{last}\nits log:\n{}", self.lab.fw_log().trim_end());
         ready.with_context(log)?;
         if let Some(status) = ended {
             return Err(anyhow::anyhow!("fw ended before it was ready ({status})")).with_context(log);

@@ -44,11 +44,21 @@ impl Place {
 impl Place {
     /// Attaches a program behind all others that drops every packet, until the returned link is closed.
     pub fn attach_dropper(&self, device: &str, direction: Direction) -> Result<OwnedFd> {
+        self.attach_two(device, BPF_PROG_TYPE_SCHED_CLS, direction as u32)
+    }
+
+    /// Attaches a program to XDP, in the driver, that lets every packet on, until the returned link is closed.
+    pub fn attach_xdp(&self, device: &str) -> Result<OwnedFd> {
+        self.attach_two(device, BPF_PROG_TYPE_XDP, BPF_XDP)
+    }
+
+    /// Attaches a program that returns 2, which is `TCX_DROP` and `XDP_PASS`.
+    fn attach_two(&self, device: &str, kind: u32, attach_type: u32) -> Result<OwnedFd> {
         self.within(|| {
             let instructions: [u64; 2] = [RETURN_VALUE_IS_2, EXIT];
             let licence = c"GPL";
             let mut load = Load {
-                kind: BPF_PROG_TYPE_SCHED_CLS,
+                kind,
                 instruction_count: 2,
                 instructions: instructions.as_ptr() as u64,
                 licence: licence.as_ptr() as u64,
@@ -59,7 +69,7 @@ impl Place {
             let mut link = Link {
                 program: program.as_raw_fd().cast_unsigned(),
                 ifindex: if_nametoindex(device).with_context(|| format!("no device {device}"))?,
-                attach_type: direction as u32,
+                attach_type,
                 ..Link::default()
             };
             bpf(BPF_LINK_CREATE, &mut link).with_context(|| format!("cannot attach a program to {device}"))
@@ -125,7 +135,9 @@ const BPF_PROG_LOAD: u32 = 5;
 const BPF_PROG_QUERY: u32 = 16;
 const BPF_LINK_CREATE: u32 = 28;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_XDP: u32 = 37;
 
-/// `r0 = 2` (`TCX_DROP`); opcode in the low byte, immediate in the high half.
+/// `r0 = 2`; opcode in the low byte, immediate in the high half.
 const RETURN_VALUE_IS_2: u64 = 0xb7 | 2 << 32;
 const EXIT: u64 = 0x95;

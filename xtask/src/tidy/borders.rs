@@ -6,14 +6,21 @@ use super::{
 };
 
 /// The files of fw-user that may import aya: the datapath, and what it is split into.
-const DATAPATH: &[&str] =
-    &["fw-user/src/datapath.rs", "fw-user/src/datapath/hooks.rs", "fw-user/src/datapath/maps.rs"];
+const DATAPATH: &[&str] = &[
+    "fw-user/src/datapath.rs",
+    "fw-user/src/datapath/early.rs",
+    "fw-user/src/datapath/hooks.rs",
+    "fw-user/src/datapath/maps.rs",
+];
 
 /// The file of fw-common that may mention aya: bounded markers, nothing else.
 const MARKERS: &[&str] = &["fw-common/src/pod.rs"];
 
 /// The file that talks to Docker.
 const DOCKER: &[&str] = &["fw-user/src/docker.rs"];
+
+/// The file that runs nft, and the one that names it as a flavour of iptables.
+const NFT: &[&str] = &["fw-user/src/handover/nft.rs", "fw-user/src/handover.rs"];
 
 /// The file that runs iptables and its kin.
 const IPTABLES: &[&str] = &["fw-user/src/handover/iptables.rs"];
@@ -43,6 +50,21 @@ pub(super) fn iptables(tree: &Tree) -> Vec<Violation> {
             if runs_programs || program.contains('-') {
                 let mend = format!("only {} runs iptables", IPTABLES.join(", "));
                 found.push(Violation::new(path, token.line, format!("names the program {program}"), mend));
+            }
+        }
+    }
+    found
+}
+
+/// nft is run by one file: elsewhere nothing names the program, alone or by its path.
+pub(super) fn nft(tree: &Tree) -> Vec<Violation> {
+    let mut found = missing(tree, NFT);
+    for (path, text) in tree.rust("fw-user/src/").filter(|(path, _)| !NFT.contains(path)) {
+        let Some(code) = Code::parse(text) else { continue };
+        for token in code.tokens.iter().filter(|token| !token.in_test) {
+            if string(token).is_some_and(|text| text.rsplit('/').next() == Some("nft")) {
+                let mend = format!("only {} runs nft", NFT[0]);
+                found.push(Violation::new(path, token.line, "names the program nft", mend));
             }
         }
     }
@@ -90,13 +112,16 @@ mod tests {
     use super::*;
     use crate::tidy::places;
 
-    const HOMES: [(&str, &str); 6] = [
+    const HOMES: [(&str, &str); 9] = [
         ("fw-user/src/datapath.rs", "use aya::Ebpf;"),
         ("fw-user/src/datapath/hooks.rs", "use aya::programs::tc;"),
         ("fw-user/src/datapath/maps.rs", "use aya::maps::Array;"),
         ("fw-common/src/pod.rs", "unsafe impl aya::Pod for X {}"),
+        ("fw-user/src/datapath/early.rs", "use aya::programs::Xdp;"),
         ("fw-user/src/docker.rs", "use bollard::Docker;"),
         ("fw-user/src/handover/iptables.rs", "fn f() { Command::new(\"iptables-nft\"); }"),
+        ("fw-user/src/handover/nft.rs", "fn f() { search(\"nft\"); }"),
+        ("fw-user/src/handover.rs", "const NFT: &str = \"nft\";"),
     ];
 
     fn with(path: &'static str, text: &'static str) -> Vec<(&'static str, &'static str)> {
@@ -105,7 +130,7 @@ mod tests {
 
     #[test]
     fn each_crate_is_used_at_home() {
-        for rule in [aya, docker_client, iptables] {
+        for rule in [aya, docker_client, iptables, nft] {
             assert_eq!(places(rule, &HOMES), [""; 0]);
         }
     }
@@ -136,6 +161,13 @@ mod tests {
         assert_eq!(places(iptables, &with("fw-user/src/doctor.rs", through)), ["fw-user/src/doctor.rs:2"]);
         let words = "fn f() { println!(\"iptables is not installed\"); key(\"iptables\") }";
         assert_eq!(places(iptables, &with("fw-user/src/doctor.rs", words)), [""; 0]);
+    }
+
+    #[test]
+    fn nft_elsewhere_is_refused() {
+        let named = "fn f() {\n run(\"/usr/sbin/nft\"); say(\"nft\") }";
+        let places = places(nft, &with("fw-user/src/doctor.rs", named));
+        assert_eq!(places, ["fw-user/src/doctor.rs:2", "fw-user/src/doctor.rs:2"]);
     }
 
     #[test]

@@ -86,12 +86,14 @@ pub(super) fn plain_crate(tree: &Tree) -> Vec<Violation> {
     found
 }
 
-/// The manifests of the tree, and those that cannot be read as violations.
+/// The manifests of the tree but for those that head a workspace of their own (fuzzing), and those that cannot be read
+/// as violations.
 fn manifests(tree: &Tree) -> (Vec<(&str, &str, Table)>, Vec<Violation>) {
     let mut manifests = Vec::new();
     let mut found = Vec::new();
     for (path, text) in tree.all().filter(|(path, _)| *path == ROOT || path.ends_with("/Cargo.toml")) {
         match text.parse::<Table>() {
+            Ok(manifest) if path != ROOT && manifest.contains_key("workspace") => {}
             Ok(manifest) => manifests.push((path, text, manifest)),
             Err(error) => found.push(Violation::new(path, 1, "is not TOML", error.message())),
         }
@@ -140,6 +142,8 @@ mod tests {
         let lines = [4, 5, 8].map(|line| format!("a/Cargo.toml:{line}"));
         assert_eq!(places(dependencies, &[(ROOT, WORKSPACE), ("a/Cargo.toml", text)]), lines);
         assert_eq!(places(lint_table, &[("a/Cargo.toml", text)]), ["a/Cargo.toml:1"]);
+        let own = format!("[workspace]\n{text}");
+        assert_eq!(places(dependencies, &[(ROOT, WORKSPACE), ("a/Cargo.toml", &own)]), [""; 0]);
     }
 
     #[test]

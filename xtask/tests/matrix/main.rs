@@ -20,6 +20,16 @@ fn uplink_is_a_port_of_a_bridge() {
 }
 
 #[test]
+fn plain_uplink_with_early_drop() {
+    early_drop("plain_uplink_with_early_drop", Uplink::Plain, "native");
+}
+
+#[test]
+fn uplink_is_a_port_of_a_bridge_with_early_drop() {
+    early_drop("uplink_is_a_port_of_a_bridge_with_early_drop", Uplink::PortOfBridge, "generic");
+}
+
+#[test]
 fn without_docker_proxy() {
     if !lab::available("without_docker_proxy") {
         return;
@@ -48,9 +58,18 @@ fn rows_have_names_of_their_own() {
 }
 
 fn matrix(test: &str, uplink: Uplink) {
+    matrix_by(test, uplink, POLICY);
+}
+
+/// XDP changes no row.
+fn early_drop(test: &str, uplink: Uplink, mode: &str) {
+    matrix_by(test, uplink, &POLICY.replace("[uplink]\n", &format!("[uplink]\nxdp = \"{mode}\"\n")));
+}
+
+fn matrix_by(test: &str, uplink: Uplink, policy: &str) {
     if !lab::available(test) {
         return;
     }
     let lab = Lab::start(Options { uplink, dockerd: Town::dockerd(), ..Options::default() }).expect("a lab");
-    run::all(&lab, &format!("uplink {uplink:?}"), POLICY, &rows());
+    run::all(&lab, &format!("uplink {uplink:?} ({test})"), policy, &rows());
 }

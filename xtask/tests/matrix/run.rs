@@ -104,7 +104,12 @@ fn attempt(row: &Row, lab: &Lab, town: &Town, with_fw: bool) -> Result<Outcome> 
 
 fn moved((hook, reason): Counter, before: &Drops, after: &Drops) -> u64 {
     let key = (hook.to_owned(), reason.to_owned());
-    let count = |drops: &Drops| drops.get(&key).copied().unwrap_or(0);
+    // What comes in from outside may be dropped early, for the same reason.
+    let early = ("uplink_xdp".to_owned(), reason.to_owned());
+    let count = |drops: &Drops| {
+        let of = |key| drops.get(key).copied().unwrap_or(0);
+        of(&key) + if hook == "uplink_ingress" { of(&early) } else { 0 }
+    };
     count(after).saturating_sub(count(before))
 }
 

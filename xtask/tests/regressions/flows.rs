@@ -1,10 +1,10 @@
 //! Flows that live longer than conntrack's, or shorter than the connection.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use xtask::lab::frame::{Mac, ip_frame, tcp, udp};
+use xtask::lab::frame::{Mac, UDP, ip_frame, ipv6, tcp, udp};
 use xtask::lab::{HOST, HOST_MAC, Lab, OUTSIDE, OUTSIDE_MAC, OUTSIDE6, wait};
 
 use crate::ground::{Ground, unlike_any_other};
@@ -78,6 +78,46 @@ fn low_source_ports_of_containers_with_own_addresses_work() {
     let _daemon = ground.fw();
     assert!(asks(), "ntpd in a container gets no answer: {:?}", lab.fw_drops());
 }
+
+/// X11: to a container's own address nobody joins fragments on the way; those behind an accepted first one follow it.
+#[test]
+fn fragmented_answers_reach_a_container_at_its_own_address() {
+    let Some(ground) = Ground::start("fragmented_answers_reach_a_container_at_its_own_address") else {
+        return;
+    };
+    let lab = &ground.lab;
+    let _daemon = ground.fw();
+    let outside = lab.outside().within(|| UdpSocket::bind("[::]:5445")).expect("R").expect("a socket");
+    let inside = ground.a1.place.within(|| UdpSocket::bind("[::]:0")).expect("a1").expect("a socket");
+    inside.set_read_timeout(Some(Duration::from_secs(3))).expect("a limit");
+    inside.send_to(b"?", (OUTSIDE6, 5445)).expect("a datagram");
+    let (_, asker) = outside.recv_from(&mut [0; 16]).expect("a datagram");
+    outside.send_to(&[7; 4000], asker).expect("an answer");
+    let mut answer = [0; 8000];
+    let length = inside.recv(&mut answer).unwrap_or_else(|error| panic!("{error}: {:?}", lab.fw_drops()));
+    assert_eq!(length, 4000);
+
+    // Without its first one, no fragment arrives.
+    let own = ground.a1.ip6().expect("an address");
+    let lone =
+        ipv6(OUTSIDE6, six(own), FRAGMENT, 64, &[&[UDP, 0, 0x01, 0x00, 0, 0, 0, 99][..], &[7; 64]].concat());
+    let seen = ground.a1.place.capture("eth0").expect("a capture");
+    let dropped = ground.drops_during("uplink_ingress", "unknown-fragment", || {
+        lab.outside().send_frame("eth0", &ip_frame(HOST_MAC, OUTSIDE_MAC, &lone)).expect("a frame");
+        let arrived = seen.wait_for(Duration::from_secs(1), |frame| frame.ends_with(&lone[40..]));
+        assert!(arrived.is_none(), "a lone fragment at the container");
+    });
+    assert_eq!(dropped, 1);
+}
+
+fn six(address: std::net::IpAddr) -> std::net::Ipv6Addr {
+    match address {
+        std::net::IpAddr::V6(six) => six,
+        std::net::IpAddr::V4(four) => four.to_ipv6_mapped(),
+    }
+}
+
+const FRAGMENT: u8 = 44;
 
 /// A connection from a1 to R on which only R talks.
 struct Pushes {

@@ -14,7 +14,7 @@ fn detached_link_is_put_back() {
     let _daemon = ground.fw();
     assert_eq!(closed_port(lab), Outcome::Silent);
     lab.host()
-        .script(&format!("for l in {BPFFS}/links/uplink_ingress-*; do bpftool link detach pinned $l; done"))
+        .script(&format!("for l in {BPFFS}/hooks/uplink_ingress-*; do bpftool link detach pinned $l; done"))
         .expect("bpftool");
     closes_again(lab);
 }

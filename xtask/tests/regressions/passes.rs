@@ -40,7 +40,7 @@ fn policy_that_does_not_fit_stops_nothing() {
     let _server = late.place.serve_tcp("[::]:80", "late").expect("a server");
     let port = lab.port_of(&late).expect("a port");
     let index = lab.host().run(&["cat", &format!("/sys/class/net/{port}/ifindex")]).expect("an index");
-    let pin = lab.path(&format!("{BPFFS}/links/port_ingress-{}", index.trim()));
+    let pin = lab.path(&format!("{BPFFS}/hooks/port_ingress-{}", index.trim()));
     let hooked = wait::until("the port of the new container is hooked", Duration::from_secs(15), || {
         pin.exists().then_some(())
     });

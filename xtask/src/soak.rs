@@ -1,0 +1,94 @@
+//! Soaks: what must go on for minutes while the kernel forgets and asks again.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Subcommand;
+
+use crate::lab::{Lab, OUTSIDE, OUTSIDE6, Options, wait};
+
+/// What `cargo xtask soak` does.
+#[derive(Subcommand)]
+pub enum Soak {
+    /// The gateway stays reachable on a network without icc while neighbours expire every 30 seconds.
+    Neighbours {
+        /// How long.
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+    },
+}
+
+/// Runs a soak.
+pub fn run(soak: &Soak) -> Result<()> {
+    match soak {
+        Soak::Neighbours { minutes } => neighbours(Duration::from_secs(minutes * 60), Expiry::LONG),
+    }
+}
+
+/// After how long neighbours are asked for again.
+#[derive(Clone, Copy, Debug)]
+pub struct Expiry {
+    reachable: Duration,
+    stale: Duration,
+    pause: Duration,
+}
+
+impl Expiry {
+    /// Thirty seconds.
+    pub const LONG: Self = Self {
+        reachable: Duration::from_secs(30),
+        stale: Duration::from_secs(30),
+        pause: Duration::from_secs(5),
+    };
+    /// One second.
+    pub const SHORT: Self = Self {
+        reachable: Duration::from_secs(1),
+        stale: Duration::from_secs(1),
+        pause: Duration::from_millis(700),
+    };
+}
+
+/// Has a container of a network without icc reach its gateway and the outside for so long, over both families, both at
+/// its end and at the host's with short-lived neighbours; fails at the first answer that does not come.
+pub fn neighbours(span: Duration, expiry: Expiry) -> Result<()> {
+    let lab = Lab::start(Options { bridge_netfilter: false, ..Options::default() })?;
+    let closed = "com.docker.network.bridge.enable_icc=false";
+    lab.network("N", &["--subnet=10.4.0.0/24", "--ipv6", "--subnet=2001:db8:4::/64", "-o", closed])?;
+    let n1 = lab.container("n1", &["--network=N"])?;
+    lab.container("n2", &["--network=N"])?;
+    let server = lab.outside().serve_tcp("[::]:443", "R")?;
+    let daemon = lab.fw_run("")?;
+    for (place, device) in [(&n1.place, "eth0"), (lab.host(), "br-N")] {
+        let (reachable, stale) = (expiry.reachable.as_millis(), expiry.stale.as_secs());
+        place.script(&format!(
+            "for v in ipv4 ipv6; do cd /proc/sys/net/$v/neigh/{device}; echo {reachable} >base_reachable_time_ms; \
+             echo {stale} >gc_stale_time; echo 1 >delay_first_probe_time; done"
+        ))?;
+    }
+    let begun = Instant::now();
+    let mut rounds = 0;
+    while begun.elapsed() < span {
+        let when = || format!("after {} s and {rounds} rounds", begun.elapsed().as_secs());
+        for gateway in ["10.4.0.1", "2001:db8:4::1"] {
+            let reached = n1.place.ping(gateway.parse()?)?.reached();
+            ensure!(reached, "gateway {gateway} does not answer {}", when());
+        }
+        ensure!(n1.place.tcp((OUTSIDE, 443).into())?.reached(), "the outside does not answer {}", when());
+        ensure!(
+            n1.place.ping(OUTSIDE6.into())?.reached(),
+            "the outside does not answer over IPv6 {}",
+            when()
+        );
+        let own = n1.v4.context("n1 has an address")?;
+        ensure!(lab.host().ping(own.into())?.reached(), "the container does not answer the host {}", when());
+        rounds += 1;
+        wait::pass(expiry.pause);
+    }
+    let innocent = ["spoofed-neighbour", "spoofed-source", "spoofed-mac", "bad-discovery", "icc"];
+    for ((hook, reason), packets) in lab.fw_drops()? {
+        ensure!(!innocent.contains(&reason.as_str()), "{hook} dropped {packets} as {reason}");
+    }
+    println!("{rounds} rounds in {} s: every answer came", begun.elapsed().as_secs());
+    drop(server);
+    daemon.terminate()
+}
