@@ -40,6 +40,21 @@ const SEED: usize = 0x5eed;
 /// Packets that meet the same tables.
 const BATCH: usize = 2000;
 
+/// What a program may cost the verifier: the kernel gives up at a million instructions, and other kernels walk more.
+const BUDGET: u32 = 300_000;
+
+#[test]
+fn programs_stay_within_their_budget() {
+    with_kernel(|kernel, _| {
+        println!("{:16} {:>20} of {BUDGET}", "program", "instructions walked");
+        for hook in Hook::ATTACHED {
+            let walked = kernel.walked(hook);
+            println!("{:16} {walked:>20}", hook.name());
+            assert!(walked <= BUDGET, "{} is over its budget", hook.name());
+        }
+    });
+}
+
 #[test]
 fn every_example_is_decided_alike() {
     with_kernel(|kernel, cases| {

@@ -77,6 +77,11 @@ impl Kernel {
         Self { programs, maps, state: State::default(), local, reasons: Drops::new(), rules: BTreeMap::new() }
     }
 
+    /// Instructions that the verifier walked for a program.
+    pub(crate) fn walked(&self, hook: Hook) -> u32 {
+        self.programs.verified_instructions(hook).expect("information about a program")
+    }
+
     /// Runs all packets of a batch in the kernel and here, and compares action, mark, reason and rule of each, and at
     /// the end all counters and all that they left behind.
     pub(crate) fn judge(&mut self, batch: &Batch) -> Result<Vec<Judged>, Difference> {
