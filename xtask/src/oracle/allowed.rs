@@ -1,6 +1,6 @@
 //! The differences that are meant: where fw is right, or where both are.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::policy::{Egress, Policy};
 use super::topology::{HOST_NAME, Network, OUTSIDE_NAME, Topology};
@@ -241,7 +241,7 @@ pub(super) const ALLOWED: &[Entry] = &[
             facts.source().is_some_and(|source| {
                 source.is_multicast()
                     || source.is_unspecified()
-                    || source == IpAddr::from(std::net::Ipv4Addr::BROADCAST)
+                    || source == IpAddr::from(Ipv4Addr::BROADCAST)
             })
         },
         reasons: &["martian", "spoofed-source"],
@@ -409,6 +409,22 @@ pub(super) const ALLOWED: &[Entry] = &[
         },
         reasons: &[],
         why: "the host may always tell of errors and look for its neighbours; no service hides behind that",
+        source: "decisions.md, uplink_egress 4",
+    },
+    Entry {
+        name: "the host's answer to a group",
+        holds: |facts| {
+            let to = facts.conversation.to;
+            let group = to.is_multicast() || to == IpAddr::V4(Ipv4Addr::BROADCAST);
+            let (Fate::Arrived(stock), Fate::Arrived(fw)) = (facts.stock, facts.fw) else { return false };
+            !facts.policy.out.is_empty()
+                && group
+                && facts.step().by == By::Responder
+                && stock.is_subset(fw)
+                && fw.difference(stock).all(|arrival| arrival.spot == OUTSIDE_NAME)
+        },
+        reasons: &[],
+        why: "a service that is asked by a group, docker-proxy among them, answers from an address of its own; connection tracking takes that for something new, fw for the answer of an open port to its client",
         source: "decisions.md, uplink_egress 4",
     },
     Entry {
