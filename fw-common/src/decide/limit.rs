@@ -55,10 +55,13 @@ fn most(limit: &Limit) -> u64 {
 }
 
 /// What the bucket holds by now: a rate of so many a second is as many thousandths a millisecond. No time has passed
-/// if another CPU filled it in a millisecond that this one has not reached.
+/// if another CPU filled it in a millisecond that this one has not reached; by more than a second none is ahead, and a
+/// bucket that seems so is weeks old, for the clock goes round.
 #[inline(always)]
 fn filled(bucket: &Bucket, limit: &Limit, now: u32) -> u64 {
-    let passed = u32::try_from(now.wrapping_sub(bucket.filled).cast_signed()).unwrap_or(0);
+    const AHEAD: u32 = 1000;
+    let passed = now.wrapping_sub(bucket.filled);
+    let passed = if passed > u32::MAX - AHEAD { 0 } else { passed };
     let tokens = u64::from(bucket.tokens) + u64::from(passed) * u64::from(limit.rate);
     let most = most(limit);
     if tokens > most { most } else { tokens }

@@ -49,6 +49,7 @@ fn buckets(f: &Family) -> Vec<Case> {
         left(syn("a second later"), f.remote, 0, 1_500).gives(accept),
         left(syn("the part of a token that was there counts"), f.remote, 600, 500).gives(accept),
         left(syn("filled by a CPU that is ahead"), f.remote, 0, 5_u32.wrapping_neg()).gives(OVER),
+        left(syn("weeks later, when the clock has half gone round"), f.remote, 0, 1 << 31).gives(accept),
         left(syn("somebody else's bucket"), f.office, 0, 0).gives(accept),
         syn("a limit that is not there").with(|tables| tables.limits.clear()).gives(accept),
     ];
