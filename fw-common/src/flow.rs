@@ -213,18 +213,18 @@ impl Flow {
         }
     }
 
-    /// What a flow that came in becomes when the container sends its answer `packet`; `None` if that ends it.
+    /// What a flow that came in becomes when the container sends its answer `packet`.
+    ///
+    /// No answer ends it at once, not even a RST: what goes to the host is judged at the port and again at the bridge.
     #[inline(always)]
-    pub fn answered(&self, packet: &Packet, now: u32) -> Option<Self> {
+    #[must_use]
+    pub fn answered(&self, packet: &Packet, now: u32) -> Self {
         let flow = Self { last_seen: now, ..*self };
         if packet.protocol != proto::TCP {
-            return Some(Self { state: state::ESTABLISHED, ..flow });
+            return Self { state: state::ESTABLISHED, ..flow };
         }
-        if packet.tcp_flags & tcp::RST != 0 {
-            return None;
-        }
-        let closing = packet.tcp_flags & tcp::FIN != 0;
-        Some(Self { state: if closing { state::FIN_SENT } else { flow.state }, ..flow })
+        let closing = packet.tcp_flags & (tcp::FIN | tcp::RST) != 0;
+        Self { state: if closing { state::FIN_SENT } else { flow.state }, ..flow }
     }
 
     /// conntrack calls a UDP flow a stream two seconds after it began; a second more because ours are whole ones.
@@ -377,15 +377,15 @@ mod tests {
     #[test]
     fn who_began_a_flow_cannot_cut_it_and_who_answers_can() {
         let open = arrived(None, proto::TCP, tcp::SYN, 1000).unwrap();
-        let open = open.answered(&packet(proto::TCP, tcp::SYN | tcp::ACK), 1000).unwrap();
+        let open = open.answered(&packet(proto::TCP, tcp::SYN | tcp::ACK), 1000);
         let open = arrived(Some(&open), proto::TCP, tcp::ACK, 1000).unwrap();
         assert_eq!(open.state, state::ESTABLISHED);
         for flags in [tcp::SYN, tcp::FIN | tcp::ACK, tcp::ACK] {
             assert_eq!(arrived(Some(&open), proto::TCP, flags, 1000), Some(open), "{flags:#x}");
         }
         assert_eq!(arrived(Some(&open), proto::TCP, tcp::RST, 1000), None);
-        assert_eq!(open.answered(&packet(proto::TCP, tcp::RST), 1001), None);
-        let closed = open.answered(&packet(proto::TCP, tcp::FIN | tcp::ACK), 1001).unwrap();
+        let closed = open.answered(&packet(proto::TCP, tcp::FIN | tcp::ACK), 1001);
+        assert_eq!(open.answered(&packet(proto::TCP, tcp::RST), 1001), closed);
         let last = arrived(Some(&closed), proto::TCP, tcp::FIN | tcp::ACK, 1002).unwrap();
         assert_eq!((last.state, last.last_seen), (state::FIN_SENT, 1002));
         assert_eq!(arrived(Some(&last), proto::TCP, tcp::SYN, 1003).unwrap().state, state::OPENING);

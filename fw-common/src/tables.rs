@@ -49,8 +49,6 @@ pub trait Tables {
     fn inbound_flow(&self, key: &FlowKey) -> Option<Flow>;
     /// Records a flow that came in, or replaces it.
     fn record_inbound(&self, key: &FlowKey, flow: &Flow);
-    /// Forgets a flow that came in.
-    fn forget_inbound(&self, key: &FlowKey);
     /// Whether containers of one network may open connections to those of another.
     fn reaches(&self, key: &ReachKey) -> bool;
     /// Whether a container may open connections to this port of another one although `icc` is off.

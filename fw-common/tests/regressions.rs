@@ -5,10 +5,13 @@
 mod example;
 
 use bytemuck::Zeroable as _;
-use example::host::{BRIDGE_NO_ICC, BRIDGED_UPLINK, PORT_N1, families, mac_of};
-use example::packets::ip;
+use example::host::{
+    BRIDGE_A, BRIDGE_NO_ICC, BRIDGED_UPLINK, PORT_A1, PORT_N1, container_mac, families, mac_of,
+};
+use example::packets::{Draft, ip};
 use fw_common::decide::Workspace;
 use fw_common::flow::{Flow, owner, state, timeout};
+use fw_common::tables::memory::Memory;
 use fw_common::wire::{Packet, ethertype, proto, tcp};
 use fw_common::{Action, Hook, Mac, decide};
 
@@ -72,6 +75,31 @@ fn container_at_an_unmatched_port_answers_for_its_own_address() {
     let arrival = example::arrival(PORT_N1, mac_of(PORT_N1), &frame);
     let verdict = decide(Hook::PortIngress, &arrival, &frame[..], &tables, &mut Workspace::zeroed());
     assert_ne!(verdict.action, Action::Drop, "{verdict:?}");
+}
+
+/// What goes to the host passes two hooks: a RST must not end its right to pass the second one at the first, or whoever
+/// asks a closed port of a container waits in vain.
+#[test]
+fn a_containers_reset_reaches_the_host_that_is_closed_to_it() {
+    for family in families() {
+        let mut tables = example::host::tables();
+        tables.networks.get_mut(&BRIDGE_A).expect("the network").terms.host = 0;
+        tables.interfaces.get_mut(&PORT_A1).expect("the port").terms.host = 0;
+        let asks = ip(family.gateway_a, family.a1).tcp(40_000, 443, tcp::SYN);
+        let asks = asks.between(container_mac(PORT_A1), mac_of(BRIDGE_A));
+        assert_eq!(at(&tables, Hook::BridgeEgress, BRIDGE_A, &asks).action, Action::Pass);
+        let reset = ip(family.a1, family.gateway_a).tcp(443, 40_000, tcp::RST | tcp::ACK);
+        let reset = reset.between(mac_of(BRIDGE_A), container_mac(PORT_A1));
+        let verdicts = [(Hook::PortIngress, PORT_A1), (Hook::BridgeIngress, BRIDGE_A)]
+            .map(|(hook, device)| at(&tables, hook, device, &reset));
+        assert_eq!(verdicts, [fw_common::Verdict::accept(fw_common::Reason::Answer); 2]);
+    }
+}
+
+fn at(tables: &Memory, hook: Hook, device: u32, packet: &Draft) -> fw_common::Verdict {
+    let frame = packet.frame();
+    let arrival = example::arrival(device, mac_of(device), &frame);
+    decide(hook, &arrival, &frame[..], tables, &mut Workspace::zeroed())
 }
 
 fn decided(hook: Hook, device: u32, frame: &[u8]) -> fw_common::Verdict {

@@ -231,12 +231,6 @@ impl<C: Context> Tables for Maps<'_, C> {
     }
 
     #[inline(always)]
-    fn forget_inbound(&self, key: &FlowKey) {
-        // Fails only if it is gone already.
-        let _ = INBOUND_FLOWS.remove(key);
-    }
-
-    #[inline(always)]
     fn reaches(&self, key: &ReachKey) -> bool {
         REACH.get_ptr(key).is_some()
     }

@@ -69,7 +69,7 @@ pub(super) fn record<T: Tables>(tables: &T, packet: &Packet, owner: u8) {
 }
 
 /// Whether the packet answers a flow that came in to its source, or is an ICMP error about a packet of one; keeps the
-/// flow alive, or ends it.
+/// flow alive, or lets it end.
 ///
 /// A SYN is never an answer, and of ICMP only an echo reply is; a later fragment is one if its first was. An error goes to whoever sent what it quotes: a forged
 /// quote could else carry data anywhere.
@@ -131,10 +131,9 @@ pub(super) fn answers_flow<T: Tables>(tables: &T, packet: &Packet) -> bool {
     if flow.is_forgotten(packet.protocol, now) {
         return false;
     }
-    match flow.answered(packet, now) {
-        Some(next) if next != flow => tables.record_inbound(&key, &next),
-        Some(_) => {}
-        None => tables.forget_inbound(&key),
+    let next = flow.answered(packet, now);
+    if next != flow {
+        tables.record_inbound(&key, &next);
     }
     true
 }

@@ -222,10 +222,6 @@ impl Tables for Memory {
         self.inbound_flows.borrow_mut().insert(*key, *flow);
     }
 
-    fn forget_inbound(&self, key: &FlowKey) {
-        self.inbound_flows.borrow_mut().remove(key);
-    }
-
     fn reaches(&self, key: &ReachKey) -> bool {
         self.reach.contains(key)
     }

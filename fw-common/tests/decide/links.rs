@@ -30,7 +30,9 @@ fn the_server_answers_what_came_and_opens_nothing() {
         // What the client sends may be forged by its neighbours; what the server sends is its own.
         assert_eq!(from_client(&host, &f, tcp::RST), LINK);
         assert_eq!(reply(tcp::RST), ANSWER);
-        assert_eq!(reply(tcp::ACK), ICC);
+        let mut later = host.clone();
+        later.now += 130;
+        assert_eq!(from_server(&later, ip(f.n3, f.n1).tcp(443, 40_000, tcp::ACK)), ICC);
     }
 }
 

@@ -145,10 +145,10 @@ fn answers(f: &Family) -> Vec<Case> {
             .inbound(web(f), state::ESTABLISHED, 1)
             .gives(ANSWER_OUT)
             .leaves_inbound(web(f), state::FIN_SENT, owner::OTHER),
-        from_web("its RST ends it", tcp::RST)
+        from_web("its RST", tcp::RST)
             .inbound(web(f), state::ESTABLISHED, 1)
             .gives(ANSWER_OUT)
-            .leaves_no_inbound(web(f)),
+            .leaves_inbound(web(f), state::FIN_SENT, owner::OTHER),
         from_web("a late FIN begins nothing", tcp::FIN | tcp::ACK)
             .inbound(web(f), state::FIN_SENT, 130)
             .gives(EGRESS),
@@ -353,7 +353,7 @@ fn reach(f: &Family) -> Vec<Case> {
         from_b("an answer ends it", back(tcp::RST | tcp::ACK))
             .inbound(asked, state::ESTABLISHED, 1)
             .gives(ANSWER.marked(Mark::Reach))
-            .leaves_no_inbound(asked),
+            .leaves_inbound(asked, state::FIN_SENT, owner::OTHER),
         from_b("an error about it", ip(f.b1, f.a1).unreachable(&ip(f.a1, f.b1).udp(1, 53, b"?").packet()))
             .inbound(tuple(f.b1, 53, f.a1, 1, proto::UDP), state::OPENING, 1)
             .gives(ANSWER.marked(Mark::Reach)),
