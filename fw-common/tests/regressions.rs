@@ -96,6 +96,42 @@ fn a_containers_reset_reaches_the_host_that_is_closed_to_it() {
     }
 }
 
+/// Only the port knows the terms of a container whose source no table knows: the bridge would judge it by its network's.
+#[test]
+fn groups_from_a_link_local_source_do_not_reach_the_host_that_is_closed_to_this_container() {
+    let family = families()[1];
+    let mut tables = example::host::tables();
+    tables.interfaces.get_mut(&PORT_A1).expect("the port").terms.host = 0;
+    let own = example::host::address("fe80::42:ff:fe00:1f");
+    for (source, passes_port) in [(own, false), (family.a1, true)] {
+        let packet = ip(source, family.group).udp(5353, 5353, b"?");
+        let packet = packet.between(Mac { bytes: [0x33, 0x33, 0, 0, 0, 0xfb] }, container_mac(PORT_A1));
+        let port = at(&tables, Hook::PortIngress, PORT_A1, &packet).action;
+        assert_eq!(port != Action::Drop, passes_port);
+        if passes_port {
+            // Neighbours may hear it; the bridge keeps it from the host.
+            assert_eq!(at(&tables, Hook::BridgeIngress, BRIDGE_A, &packet).action, Action::Drop);
+        }
+    }
+}
+
+/// Addresses of the network that the kernel delivers to the host and no table holds: the anycast address of routers
+/// (RFC 4291 section 2.6.1), a broadcast address that nobody wrote down.
+#[test]
+fn the_closed_host_is_closed_by_addresses_that_only_the_kernel_knows() {
+    for family in families() {
+        let mut tables = example::host::tables();
+        tables.networks.get_mut(&BRIDGE_A).expect("the network").terms.host = 0;
+        tables.interfaces.get_mut(&PORT_A1).expect("the port").terms.host = 0;
+        let hidden = example::host::address(if family.v6 { "fd00:1::" } else { "10.1.0.255" });
+        tables.routed_local.insert(hidden.into());
+        let packet = ip(family.a1, hidden).udp(5000, 53, b"?");
+        let packet = packet.between(mac_of(BRIDGE_A), container_mac(PORT_A1));
+        let verdict = at(&tables, Hook::BridgeIngress, BRIDGE_A, &packet);
+        assert_eq!(verdict, fw_common::Verdict::drop(fw_common::Reason::HostDenied));
+    }
+}
+
 fn at(tables: &Memory, hook: Hook, device: u32, packet: &Draft) -> fw_common::Verdict {
     let frame = packet.frame();
     let arrival = example::arrival(device, mac_of(device), &frame);

@@ -145,7 +145,7 @@ fn packet<T: Tables, B: Bytes + ?Sized>(
         return apart::to_neighbour(sender, frame, packet, tables);
     }
     let terms = terms_of(sender, frame, packet, tables);
-    destination(sender, &terms, bytes, tables, work)
+    destination(sender, frame, &terms, bytes, tables, work)
 }
 
 /// The reason for which a container must not send this: it tells others where to route, or what their address is
@@ -296,6 +296,7 @@ fn arp<T: Tables, B: Bytes + ?Sized>(sender: &Sender, frame: &Frame, bytes: &B, 
 #[inline(always)]
 fn destination<T: Tables, B: Bytes + ?Sized>(
     sender: &Sender,
+    frame: &Frame,
     terms: &Terms,
     bytes: &B,
     tables: &T,
@@ -306,13 +307,13 @@ fn destination<T: Tables, B: Bytes + ?Sized>(
     let destination = &packet.destination;
     let internal = sender.network.internal != 0;
     if destination.is_multicast() || destination.is_broadcast() {
-        return to_group(sender, packet, terms);
+        return to_group(sender, frame, packet, terms, tables);
     }
     if let Some(local) = tables.local_address(&LocalKey::new(*destination, sender.interface.l3_device)) {
         return match local.broadcast {
             _ if internal && local.ifindex != own_network => Verdict::drop(Reason::Internal),
             0 => to_host(terms, bytes, tables, work),
-            _ => to_group(sender, packet, terms),
+            _ => to_group(sender, frame, packet, terms, tables),
         };
     }
     if destination.is_link_local_v6() {
@@ -320,6 +321,12 @@ fn destination<T: Tables, B: Bytes + ?Sized>(
     }
     match tables.subnet(destination) {
         Some(subnet) if subnet.network == own_network => {
+            // What goes up and is delivered here though no table says so: anycast of routers, an unwritten broadcast.
+            let closed = sender.port == 0 && terms.host == 0 && !keeps_link(packet);
+            if closed && tables.route(&packet.source, destination, sender.interface.l3_device) == Route::Local
+            {
+                return Verdict::drop(Reason::HostDenied);
+            }
             let vouched = sender.known && sender.network.icc != 0 && tables.endpoint(destination).is_some();
             if vouched {
                 Verdict::accept(Reason::SameNetwork).marked(Mark::In)
@@ -352,10 +359,23 @@ fn terms_of<T: Tables>(sender: &Sender, frame: &Frame, packet: &Packet, tables: 
 
 /// To a group or to all: neighbours may hear it, and the host only if it is open; or if it is how the host learns who
 /// is there.
+///
+/// The bridge's hook tells that, by the terms of the container that owns the source. Of a source that no table knows
+/// (link-local, or none yet) only the port can: where the network may and this container may not, nobody hears it.
 #[inline(always)]
-fn to_group(sender: &Sender, packet: &Packet, terms: &Terms) -> Verdict {
-    let at_bridge = sender.port == 0;
-    let closed = at_bridge && terms.host == 0 && !keeps_link(packet);
+fn to_group<T: Tables>(
+    sender: &Sender,
+    frame: &Frame,
+    packet: &Packet,
+    terms: &Terms,
+    tables: &T,
+) -> Verdict {
+    let told_here = sender.port == 0
+        || (sender.network.terms.host != 0
+            && tables
+                .endpoint(&packet.source)
+                .is_none_or(|endpoint| endpoint.port != sender.port || endpoint.mac != frame.source));
+    let closed = terms.host == 0 && !keeps_link(packet) && told_here;
     if closed { Verdict::drop(Reason::HostDenied) } else { Verdict::pass(Reason::SameNetwork) }
 }
 
