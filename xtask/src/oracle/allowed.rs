@@ -359,16 +359,6 @@ pub(super) const ALLOWED: &[Entry] = &[
         source: "decisions.md, answers, and uplink_egress 5",
     },
     Entry {
-        name: "the container's reset ends the flow",
-        holds: |facts| {
-            facts.answers_from_container()
-                && facts.history().any(|step| step.by == By::Responder && step.flags & RST != 0)
-        },
-        reasons: &["egress", "host-denied", "isolation"],
-        why: "connection tracking lets a closed connection linger for ten seconds",
-        source: "decisions.md, answers",
-    },
-    Entry {
         name: "closed by address, whatever the frame",
         holds: |facts| facts.has_terms() && facts.conversation.link != Link::NextHop,
         reasons: &["egress", "host-denied"],
