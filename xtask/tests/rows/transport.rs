@@ -184,11 +184,12 @@ fn simultaneous(world: &World, six: bool) -> Result<Seen> {
 fn connection(world: &World, six: bool) -> Result<(TcpStream, Segment)> {
     let mut stream = world.a1.place.connect((outside(six), 443).into())?;
     ensure!(ask(&mut stream).reached_at("R"), "R answers");
-    let first = world
-        .all(Ear::Outside)
-        .iter()
-        .filter_map(|frame| Segment::parse(frame))
-        .find(|segment| segment.to == 443 && segment.flags == flags::ACK);
+    // The last words of the connection before may still come in: this one is that of the last SYN.
+    let frames = world.all(Ear::Outside);
+    let segments: Vec<_> =
+        frames.iter().filter_map(|frame| Segment::parse(frame)).filter(|segment| segment.to == 443).collect();
+    let opening = segments.iter().rfind(|segment| segment.flags == SYN).context("a1 has begun")?;
+    let first = segments.iter().find(|segment| segment.from == opening.from && segment.flags == flags::ACK);
     let first = first.context("a1 has completed the handshake")?;
     let segment = acknowledged(world, first.acknowledgement.wrapping_add(ANSWER))?;
     Ok((stream, segment))
