@@ -70,6 +70,12 @@ impl Address {
         high == 0 && low == 0xffff_ffff_ffff
     }
 
+    /// Whether it stands for a group or for all, and not for one machine.
+    #[inline(always)]
+    pub fn is_for_many(&self) -> bool {
+        self.is_multicast() || self.is_broadcast()
+    }
+
     /// Loopback of either family.
     #[inline(always)]
     pub fn is_loopback(&self) -> bool {

@@ -27,6 +27,9 @@ use crate::plan::{HookPoint, State, Step};
 /// The object that build.rs made of `fw-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fw-ebpf"));
 
+/// Where in the directory of maps the pins of hooks lie; not `links`, which is a map.
+const HOOK_PINS: &str = "hooks";
+
 /// What goes wrong between us and the kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {

@@ -70,6 +70,26 @@ pub struct Link {
     pub xdp: Vec<u32>,
 }
 
+#[cfg(test)]
+impl Link {
+    /// A device that is up and speaks Ethernet, for tests to make what they need of.
+    pub(crate) fn sample(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> Self {
+        let name = name.to_owned();
+        Self {
+            index,
+            name,
+            mac: None,
+            kind,
+            ethernet: true,
+            loopback: false,
+            up: true,
+            master,
+            parent: None,
+            xdp: Vec::new(),
+        }
+    }
+}
+
 /// The driver of a link, by the name that the kernel gives it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

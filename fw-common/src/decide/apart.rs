@@ -21,7 +21,7 @@ pub(super) fn means_neighbour<T: Tables>(
         return true;
     }
     let destination = &packet.destination;
-    if destination.is_multicast() || destination.is_broadcast() {
+    if destination.is_for_many() {
         return false;
     }
     if tables.local_address(&LocalKey::new(*destination, sender.interface.l3_device)).is_some() {

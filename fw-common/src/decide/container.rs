@@ -210,7 +210,7 @@ fn owns<T: Tables>(sender: &Sender, frame: &Frame, address: &Address, tables: &T
 /// of them to a group or to everybody, none of them beyond the link.
 #[inline(always)]
 fn begins_without_address(packet: &Packet) -> bool {
-    if !packet.destination.is_multicast() && !packet.destination.is_broadcast() {
+    if !packet.destination.is_for_many() {
         return false;
     }
     match (packet.version, packet.protocol) {
@@ -306,7 +306,7 @@ fn destination<T: Tables, B: Bytes + ?Sized>(
     let own_network = sender.interface.network;
     let destination = &packet.destination;
     let internal = sender.network.internal != 0;
-    if destination.is_multicast() || destination.is_broadcast() {
+    if destination.is_for_many() {
         return to_group(sender, frame, packet, terms, tables);
     }
     if let Some(local) = tables.local_address(&LocalKey::new(*destination, sender.interface.l3_device)) {

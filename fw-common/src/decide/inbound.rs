@@ -52,11 +52,7 @@ pub(super) fn going_down<T: Tables, B: Bytes + ?Sized>(
 /// Records that this packet came in to its destination, if it may ask for an answer; `owner` says who sent it.
 #[inline(never)]
 pub(super) fn record<T: Tables>(tables: &T, packet: &Packet, owner: u8) {
-    if packet.fragment() == Fragment::Later
-        || packet.destination.is_multicast()
-        || packet.destination.is_broadcast()
-        || !asks_for_service(packet)
-    {
+    if packet.fragment() == Fragment::Later || packet.destination.is_for_many() || !asks_for_service(packet) {
         return;
     }
     let key = FlowKey::inward(packet);
@@ -71,8 +67,8 @@ pub(super) fn record<T: Tables>(tables: &T, packet: &Packet, owner: u8) {
 /// Whether the packet answers a flow that came in to its source, or is an ICMP error about a packet of one; keeps the
 /// flow alive, or lets it end.
 ///
-/// A SYN is never an answer, and of ICMP only an echo reply is; a later fragment is one if its first was. An error goes to whoever sent what it quotes: a forged
-/// quote could else carry data anywhere.
+/// A SYN is never an answer, and of ICMP only an echo reply is; a later fragment is one if its first was. An error goes
+/// to whoever sent what it quotes: a forged quote could else carry data anywhere.
 #[inline(always)]
 pub(super) fn answers<T: Tables, B: Bytes + ?Sized>(bytes: &B, tables: &T, work: &mut Workspace) -> bool {
     let Workspace { packet, inner, .. } = work;

@@ -60,12 +60,6 @@ pub(super) fn coming_in<T: Tables, B: Bytes + ?Sized>(
     }
 }
 
-/// Whether the packet is for a group or for all; only there may somebody speak who has no address yet.
-#[inline(always)]
-fn is_to_many(packet: &Packet) -> bool {
-    packet.destination.is_multicast() || packet.destination.is_broadcast()
-}
-
 /// What becomes of the flow that a packet replies to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flows {
@@ -118,7 +112,7 @@ pub(super) fn ip_frame<B: Bytes + ?Sized>(
 pub(super) fn is_martian(packet: &Packet) -> bool {
     packet.source.is_martian_source(packet.is_v4())
         || packet.destination.is_martian_destination(packet.is_v4())
-        || (packet.source.is_unspecified() && !is_to_many(packet))
+        || (packet.source.is_unspecified() && !packet.destination.is_for_many())
 }
 
 /// Tells ours from a container's from everybody else's.
@@ -146,7 +140,7 @@ pub(super) fn known<T: Tables>(
     interface: &Interface,
     destination: &crate::Address,
 ) -> Option<Destination> {
-    if destination.is_multicast() || destination.is_broadcast() {
+    if destination.is_for_many() {
         return Some(Destination::Ours);
     }
     if tables.subnet(destination).is_some() {
@@ -167,7 +161,7 @@ pub(super) fn is_for_one<T: Tables>(
     interface: &Interface,
     destination: &crate::Address,
 ) -> bool {
-    if destination.is_multicast() || destination.is_broadcast() {
+    if destination.is_for_many() {
         return false;
     }
     is_unicast(arrival)
@@ -446,10 +440,7 @@ fn counted_by(arrival: &Arrival, owner: u8, worth: Worth, known: Option<&Flow>) 
 
 #[inline(always)]
 fn may_begin_flow(packet: &Packet) -> bool {
-    packet.fragment() != Fragment::Later
-        && !packet.destination.is_multicast()
-        && !packet.destination.is_broadcast()
-        && asks_for_service(packet)
+    packet.fragment() != Fragment::Later && !packet.destination.is_for_many() && asks_for_service(packet)
 }
 
 /// What a packet that belongs to no flow yet is worth.

@@ -156,7 +156,8 @@ pub struct Lock {
 impl Directory {
     /// Removes what a failed first start has left; what an earlier fw pinned stays.
     pub fn remove_if_unused(&self) {
-        let hooked = fs::read_dir(self.path.join("hooks")).is_ok_and(|mut links| links.next().is_some());
+        let hooked =
+            fs::read_dir(self.path.join(super::HOOK_PINS)).is_ok_and(|mut links| links.next().is_some());
         if self.empty && !hooked {
             self.remove_pins(self.made);
         }
@@ -175,7 +176,7 @@ impl Directory {
             let path = self.path.join(name);
             check(fs::remove_file(&path), &path);
         }
-        let links = self.path.join("hooks");
+        let links = self.path.join(super::HOOK_PINS);
         check(fs::remove_dir(&links), &links);
         if with_directory {
             check(fs::remove_dir(&self.path), &self.path);

@@ -12,7 +12,7 @@ use aya::programs::xdp::XdpLink;
 use fw_common::Hook;
 
 use super::hooks::{Attachment, GENERIC_SUFFIX, Pin, errno_of, failed, link_name, pins_in, remove_pin};
-use super::{DatapathError, Programs};
+use super::{DatapathError, HOOK_PINS, Programs};
 use crate::desired::Early;
 use crate::netlink::Link;
 use crate::plan::HookPoint;
@@ -32,7 +32,7 @@ pub(super) struct EarlyDrop {
 impl EarlyDrop {
     pub(super) fn new(directory: &Path) -> Self {
         Self {
-            links: directory.join("hooks"),
+            links: directory.join(HOOK_PINS),
             attached: BTreeSet::new(),
             refused: BTreeSet::new(),
             foreign: BTreeSet::new(),

@@ -13,7 +13,7 @@ use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, T
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use fw_common::Hook;
 
-use super::{DatapathError, Programs};
+use super::{DatapathError, HOOK_PINS, Programs};
 use crate::netlink::Link;
 use crate::plan::HookPoint;
 
@@ -66,7 +66,7 @@ pub(super) struct Hooks {
 
 impl Hooks {
     pub(super) fn new(directory: &Path, mode: AttachMode) -> Self {
-        Self { links: directory.join("hooks"), mode, attached: BTreeMap::new() }
+        Self { links: directory.join(HOOK_PINS), mode, attached: BTreeMap::new() }
     }
 
     pub(super) fn attached(&self) -> &BTreeMap<HookPoint, Attachment> {
@@ -209,7 +209,7 @@ impl Hooks {
 
 /// Takes every hook off and every pin of a hook away, whoever attached it; goes on after a failure and reports all.
 pub fn remove_all(directory: &Path, devices: &BTreeMap<u32, String>) -> Vec<DatapathError> {
-    let links = directory.join("hooks");
+    let links = directory.join(HOOK_PINS);
     let mut errors = Vec::new();
     let pins = pins_in(&links).unwrap_or_else(|error| {
         errors.push(error);
@@ -233,7 +233,7 @@ pub fn attached_in(
     directory: &Path,
     devices: &[Link],
 ) -> Result<BTreeMap<HookPoint, (Attachment, bool)>, DatapathError> {
-    let pins = pins_in(&directory.join("hooks"))?;
+    let pins = pins_in(&directory.join(HOOK_PINS))?;
     let look = |(point, pin): (HookPoint, Pin)| {
         let device = devices.iter().find(|link| link.index == point.ifindex);
         let alive = device.is_some_and(|device| match pin.how {

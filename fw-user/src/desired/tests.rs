@@ -14,6 +14,7 @@ use fw_common::wire::proto;
 use super::*;
 use crate::docker::{Exposed, GatewayMode, Transport};
 use crate::inventory::{Linked, PublishedPort, PublishedTarget};
+use crate::netlink::{Link, LinkKind};
 use crate::plan::plan;
 
 #[test]
@@ -242,13 +243,13 @@ fn world() -> Inventory {
             local(FRONT, "172.18.0.1", None),
         ],
         links: vec![
-            Link { loopback: true, ..link(1, "lo", LinkKind::Physical, None) },
-            link(2, "eth0", LinkKind::Physical, None),
-            link(FRONT, "br-front", LinkKind::Bridge, None),
-            link(11, "veth11", LinkKind::Veth, Some(FRONT)),
-            link(12, "veth12", LinkKind::Veth, Some(FRONT)),
-            link(BACK, "br-back", LinkKind::Bridge, None),
-            link(21, "veth21", LinkKind::Veth, Some(BACK)),
+            Link { loopback: true, ..Link::sample(1, "lo", LinkKind::Physical, None) },
+            Link::sample(2, "eth0", LinkKind::Physical, None),
+            Link::sample(FRONT, "br-front", LinkKind::Bridge, None),
+            Link::sample(11, "veth11", LinkKind::Veth, Some(FRONT)),
+            Link::sample(12, "veth12", LinkKind::Veth, Some(FRONT)),
+            Link::sample(BACK, "br-back", LinkKind::Bridge, None),
+            Link::sample(21, "veth21", LinkKind::Veth, Some(BACK)),
         ],
         default_route_links: vec![2],
         ..Inventory::default()
@@ -280,22 +281,6 @@ fn port(ifindex: u32, endpoint: Option<usize>) -> inventory::Port {
 
 fn port_of(ifindex: u32) -> inventory::Port {
     port(ifindex, None)
-}
-
-fn link(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> Link {
-    let name = name.to_owned();
-    Link {
-        index,
-        name,
-        mac: None,
-        kind,
-        ethernet: true,
-        loopback: false,
-        up: true,
-        master,
-        parent: None,
-        xdp: vec![],
-    }
 }
 
 fn local(ifindex: u32, address: &str, broadcast: Option<&str>) -> crate::netlink::LocalAddress {

@@ -129,8 +129,8 @@ fn published_ports_lead_over_the_network_with_the_default_route() {
 #[test]
 fn the_policy_s_networks_stand_beside_docker_s_or_widen_them() {
     let (docker, mut host, links) = world();
-    host.links.push(link(30, "lxcbr0", LinkKind::Bridge, None));
-    host.links.push(link(31, "veth31", LinkKind::Veth, Some(30)));
+    host.links.push(Link::sample(30, "lxcbr0", LinkKind::Bridge, None));
+    host.links.push(Link::sample(31, "veth31", LinkKind::Veth, Some(30)));
     let named = |name: &str, bridge: &str, subnet: &str| StaticNetwork {
         name: name.into(),
         bridge: bridge.into(),
@@ -197,11 +197,11 @@ fn world() -> (DockerSnapshot, HostSnapshot, BTreeMap<u32, Vec<ContainerLink>>) 
     };
     let host = HostSnapshot {
         links: vec![
-            link(10, "br-n1", LinkKind::Bridge, None),
-            link(11, "veth11", LinkKind::Veth, Some(10)),
-            link(12, "veth12", LinkKind::Veth, Some(10)),
-            link(20, "br-n2", LinkKind::Bridge, None),
-            link(21, "veth21", LinkKind::Veth, Some(20)),
+            Link::sample(10, "br-n1", LinkKind::Bridge, None),
+            Link::sample(11, "veth11", LinkKind::Veth, Some(10)),
+            Link::sample(12, "veth12", LinkKind::Veth, Some(10)),
+            Link::sample(20, "br-n2", LinkKind::Bridge, None),
+            Link::sample(21, "veth21", LinkKind::Veth, Some(20)),
         ],
         addresses: vec![local(10, "172.18.0.1"), local(10, "fe80::1"), local(20, "172.19.0.1")],
         default_route_links: vec![],
@@ -246,21 +246,6 @@ fn place(network_id: &str, address: &str) -> DockerEndpoint {
 
 fn any(host: &str) -> Published {
     Published { host: ip(host), protocol: Transport::Tcp, host_port: 8080, container_port: 80 }
-}
-
-fn link(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> Link {
-    Link {
-        index,
-        name: name.into(),
-        mac: None,
-        kind,
-        ethernet: true,
-        loopback: false,
-        up: true,
-        master,
-        parent: None,
-        xdp: vec![],
-    }
 }
 
 fn local(ifindex: u32, address: &str) -> LocalAddress {

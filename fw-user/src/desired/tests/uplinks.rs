@@ -28,7 +28,7 @@ fn uplinks_are_found_by_what_they_are() {
 
 #[test]
 fn an_uplink_without_ethernet_header_says_so() {
-    let tunnel = Link { ethernet: false, ..link(3, "wg0", LinkKind::Wireguard, None) };
+    let tunnel = Link { ethernet: false, ..Link::sample(3, "wg0", LinkKind::Wireguard, None) };
     let inventory = Inventory { links: vec![tunnel], default_route_links: vec![3], ..Inventory::default() };
     let found = want("", &inventory, &State::default());
     assert_eq!(found.state.tables.interfaces[&3].link_layer, link_layer::NONE);
@@ -37,7 +37,7 @@ fn an_uplink_without_ethernet_header_says_so() {
 #[test]
 fn an_uplink_stays_when_its_route_vanishes() {
     let mut inventory = world();
-    inventory.links.push(link(3, "wg0", LinkKind::Wireguard, None));
+    inventory.links.push(Link::sample(3, "wg0", LinkKind::Wireguard, None));
     inventory.default_route_links = vec![3];
     let before = want("", &inventory, &State::default());
     inventory.default_route_links.clear();
@@ -50,7 +50,7 @@ fn an_uplink_stays_when_its_route_vanishes() {
 #[test]
 fn what_belongs_to_a_managed_bridge_is_no_uplink() {
     let mut inventory = world();
-    inventory.links.push(link(13, "eth7", LinkKind::Physical, Some(FRONT)));
+    inventory.links.push(Link::sample(13, "eth7", LinkKind::Physical, Some(FRONT)));
     inventory.networks[0].ports.push(port(13, None));
     inventory.default_route_links = vec![2, FRONT];
     for policy in ["", "[uplink]\ninterfaces = [\"eth0\", \"eth7\", \"br-front\"]"] {
@@ -82,12 +82,12 @@ struct Case {
 const AUTO: &str = "";
 
 fn cases() -> Vec<Case> {
-    let eth0 = || link(2, "eth0", LinkKind::Physical, None);
+    let eth0 = || Link::sample(2, "eth0", LinkKind::Physical, None);
     vec![
         Case {
             what: "a physical device, but never loopback",
             policy: AUTO,
-            links: vec![Link { loopback: true, ..link(1, "lo", LinkKind::Physical, None) }, eth0()],
+            links: vec![Link { loopback: true, ..Link::sample(1, "lo", LinkKind::Physical, None) }, eth0()],
             default_routes: vec![],
             uplinks: &[(2, 0, 2)],
             outputs: &["eth0"],
@@ -95,7 +95,10 @@ fn cases() -> Vec<Case> {
         Case {
             what: "a device of a default route, whatever its kind",
             policy: AUTO,
-            links: vec![link(3, "wg0", LinkKind::Wireguard, None), link(4, "wg1", LinkKind::Wireguard, None)],
+            links: vec![
+                Link::sample(3, "wg0", LinkKind::Wireguard, None),
+                Link::sample(4, "wg1", LinkKind::Wireguard, None),
+            ],
             default_routes: vec![3],
             uplinks: &[(3, 0, 3)],
             outputs: &["wg0"],
@@ -104,9 +107,9 @@ fn cases() -> Vec<Case> {
             what: "a bridge is hooked at its physical ports, not at those of virtual machines",
             policy: AUTO,
             links: vec![
-                link(5, "br0", LinkKind::Bridge, None),
-                link(2, "eth0", LinkKind::Physical, Some(5)),
-                link(6, "vnet0", LinkKind::Tun, Some(5)),
+                Link::sample(5, "br0", LinkKind::Bridge, None),
+                Link::sample(2, "eth0", LinkKind::Physical, Some(5)),
+                Link::sample(6, "vnet0", LinkKind::Tun, Some(5)),
             ],
             default_routes: vec![5],
             uplinks: &[(2, 1, 5)],
@@ -115,7 +118,10 @@ fn cases() -> Vec<Case> {
         Case {
             what: "a bridge without physical port is hooked at every port",
             policy: "[uplink]\ninterfaces = [\"br0\"]",
-            links: vec![link(5, "br0", LinkKind::Bridge, None), link(6, "veth0", LinkKind::Veth, Some(5))],
+            links: vec![
+                Link::sample(5, "br0", LinkKind::Bridge, None),
+                Link::sample(6, "veth0", LinkKind::Veth, Some(5)),
+            ],
             default_routes: vec![],
             uplinks: &[(6, 1, 5)],
             outputs: &["br0"],
@@ -124,9 +130,9 @@ fn cases() -> Vec<Case> {
             what: "members of a bond are hooked at the bond",
             policy: AUTO,
             links: vec![
-                link(2, "eth0", LinkKind::Physical, Some(7)),
-                link(3, "eth1", LinkKind::Physical, Some(7)),
-                link(7, "bond0", LinkKind::Bond, None),
+                Link::sample(2, "eth0", LinkKind::Physical, Some(7)),
+                Link::sample(3, "eth1", LinkKind::Physical, Some(7)),
+                Link::sample(7, "bond0", LinkKind::Bond, None),
             ],
             default_routes: vec![7],
             uplinks: &[(7, 0, 7)],
@@ -136,9 +142,9 @@ fn cases() -> Vec<Case> {
             what: "a bond in a bridge",
             policy: AUTO,
             links: vec![
-                link(2, "eth0", LinkKind::Physical, Some(7)),
-                link(5, "br0", LinkKind::Bridge, None),
-                link(7, "bond0", LinkKind::Bond, Some(5)),
+                Link::sample(2, "eth0", LinkKind::Physical, Some(7)),
+                Link::sample(5, "br0", LinkKind::Bridge, None),
+                Link::sample(7, "bond0", LinkKind::Bond, Some(5)),
             ],
             default_routes: vec![5],
             uplinks: &[(7, 1, 5)],
@@ -147,7 +153,7 @@ fn cases() -> Vec<Case> {
         Case {
             what: "a VLAN on an uplink is an uplink of its own",
             policy: "[uplink]\ninterfaces = [\"eth0\"]",
-            links: vec![eth0(), Link { parent: Some(2), ..link(8, "eth0.5", LinkKind::Vlan, None) }],
+            links: vec![eth0(), Link { parent: Some(2), ..Link::sample(8, "eth0.5", LinkKind::Vlan, None) }],
             default_routes: vec![],
             uplinks: &[(2, 0, 2), (8, 0, 8)],
             outputs: &["eth0", "eth0.5"],
@@ -155,7 +161,7 @@ fn cases() -> Vec<Case> {
         Case {
             what: "named devices are all there is",
             policy: "[uplink]\ninterfaces = [\"eth1\"]",
-            links: vec![eth0(), link(3, "eth1", LinkKind::Physical, None)],
+            links: vec![eth0(), Link::sample(3, "eth1", LinkKind::Physical, None)],
             default_routes: vec![2],
             uplinks: &[(3, 0, 3)],
             outputs: &["eth1"],
@@ -165,13 +171,14 @@ fn cases() -> Vec<Case> {
 
 #[test]
 fn xdp_runs_where_it_sees_what_the_hook_behind_sees() {
-    let eth0 = || Link { mac: Some(inventory::Mac(MAC.bytes)), ..link(2, "eth0", LinkKind::Physical, None) };
-    let veth = || link(2, "eth0", LinkKind::Veth, None);
-    let vlan = || Link { parent: Some(2), ..link(8, "eth0.5", LinkKind::Vlan, None) };
+    let eth0 =
+        || Link { mac: Some(inventory::Mac(MAC.bytes)), ..Link::sample(2, "eth0", LinkKind::Physical, None) };
+    let veth = || Link::sample(2, "eth0", LinkKind::Veth, None);
+    let vlan = || Link { parent: Some(2), ..Link::sample(8, "eth0.5", LinkKind::Vlan, None) };
     let member = || Link { master: Some(7), ..eth0() };
-    let bond = || link(7, "eth0", LinkKind::Bond, None);
-    let bridge = || link(5, "br0", LinkKind::Bridge, None);
-    let tunnel = || Link { ethernet: false, ..link(2, "eth0", LinkKind::Tun, None) };
+    let bond = || Link::sample(7, "eth0", LinkKind::Bond, None);
+    let bridge = || Link::sample(5, "br0", LinkKind::Bridge, None);
+    let tunnel = || Link { ethernet: false, ..Link::sample(2, "eth0", LinkKind::Tun, None) };
     let bridged = || Link { master: Some(5), ..eth0() };
     let named = "interfaces = [\"eth0\"]";
     for (what, mode, uplinks, links, early, warned) in [

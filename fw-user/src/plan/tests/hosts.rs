@@ -446,19 +446,8 @@ fn network(name: &str, bridge: u32, subnet: [u8; 4]) -> inventory::Network {
 }
 
 fn link(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> Link {
-    let name = name.to_owned();
-    Link {
-        index,
-        name,
-        mac: Some(inventory::Mac(mac_of(index).bytes)),
-        kind,
-        ethernet: true,
-        loopback: false,
-        up: true,
-        master,
-        parent: None,
-        xdp: vec![],
-    }
+    let mac = Some(inventory::Mac(mac_of(index).bytes));
+    Link { mac, ..Link::sample(index, name, kind, master) }
 }
 
 fn local(ifindex: u32, address: [u8; 4]) -> LocalAddress {
