@@ -4,6 +4,7 @@ mod budgets;
 mod example;
 mod links;
 mod properties;
+mod sequences;
 
 use std::collections::BTreeSet;
 

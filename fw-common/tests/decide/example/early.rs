@@ -4,7 +4,7 @@ use fw_common::flow::{owner, state};
 use fw_common::wire::{proto, tcp};
 use fw_common::{Hook, Mac, Reason, Verdict};
 
-use super::host::{BRIDGED_UPLINK, Family, STRANGER, TUNNEL, rule};
+use super::host::{BRIDGED_UPLINK, Family, PORT_A1, STRANGER, TUNNEL, rule};
 use super::packets::{Draft, ip};
 use super::{Case, Scene, arriving, outside, tuple};
 
@@ -24,7 +24,7 @@ pub(super) fn cases(f: &Family) -> Vec<Case> {
     let answer = || ip(f.remote, f.ours).udp(53, 40_000, b"answer");
     let syn = |from, to, port| ip(from, to).tcp(40_000, port, tcp::SYN);
     let other = Mac { bytes: [2, 8, 8, 8, 8, 8] };
-    vec![
+    let mut cases = vec![
         seen("a closed port", syn(f.remote, f.ours, 444)).gives(CLOSED),
         seen("an open port", syn(f.remote, f.ours, 443)).gives(LATER),
         seen("a port for others", syn(f.remote, f.ours, 22))
@@ -58,7 +58,15 @@ pub(super) fn cases(f: &Family) -> Vec<Case> {
         seen("for another machine", syn(f.remote, f.ours, 444).sent_to(other)).gives(LATER),
         early(arriving("by the port of a bridge", BRIDGED_UPLINK, syn(f.remote, f.ours, 444).sent_to(other)))
             .gives(CLOSED),
+        early(arriving("a port, which has no such program", PORT_A1, syn(f.a1, f.ours, 444))).gives(LATER),
         early(arriving("a device that no table knows", STRANGER, syn(f.remote, f.ours, 444))).gives(LATER),
         early(arriving("a device without Ethernet header", TUNNEL, syn(f.remote, f.ours, 444))).gives(LATER),
-    ]
+    ];
+    if !f.v6 {
+        let broadcast = super::host::address("198.18.0.255");
+        let back = ip(f.ours, broadcast).udp(9, 9, b"").sent_to(Mac { bytes: [0xff; 6] });
+        // Judged by its port, as behind: what is for all may be our own.
+        cases.push(seen("our own broadcast come back", back).gives(CLOSED));
+    }
+    cases
 }

@@ -88,7 +88,7 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 /// A packet from outside that arrives on the uplink.
-fn outside(name: &str, packet: Draft) -> Scene {
+pub(crate) fn outside(name: &str, packet: Draft) -> Scene {
     arriving(name, host::UPLINK, packet)
 }
 
@@ -99,7 +99,7 @@ fn arriving(name: &str, uplink: u32, packet: Draft) -> Scene {
 }
 
 /// A packet that leaves by the uplink, having come in by `ingress` (0: the host's own).
-fn leaving(name: &str, ingress: u32, packet: Draft) -> Scene {
+pub(crate) fn leaving(name: &str, ingress: u32, packet: Draft) -> Scene {
     let packet = packet.between(Mac { bytes: [2, 0xff, 0, 0, 0, 1] }, host::mac_of(host::UPLINK));
     let mut scene = scene(name, Hook::UplinkEgress, host::UPLINK, packet.frame());
     scene.arrival.ingress_ifindex = ingress;
@@ -107,7 +107,7 @@ fn leaving(name: &str, ingress: u32, packet: Draft) -> Scene {
 }
 
 /// A packet that the container behind `port` sends over its gateway.
-fn container(name: &str, port: u32, packet: Draft) -> Scene {
+pub(crate) fn container(name: &str, port: u32, packet: Draft) -> Scene {
     let bridge = match port {
         host::PORT_N1 | host::PORT_N3 => host::BRIDGE_NO_ICC,
         _ => host::BRIDGE_A,
@@ -214,6 +214,6 @@ impl Case {
 }
 
 /// The flow between one of our addresses and ports and a peer's.
-fn tuple(local: IpAddr, local_port: u16, remote: IpAddr, remote_port: u16, proto: u8) -> FlowKey {
+pub(crate) fn tuple(local: IpAddr, local_port: u16, remote: IpAddr, remote_port: u16, proto: u8) -> FlowKey {
     FlowKey { local: local.into(), remote: remote.into(), local_port, remote_port, proto, reserved: [0; 3] }
 }

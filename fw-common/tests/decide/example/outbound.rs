@@ -153,6 +153,7 @@ fn needed(f: &Family) -> Vec<Case> {
         }
         cases.push(sent("a redirect", icmp(137)).gives(REFUSED));
         cases.push(sent("DHCP", ip(f.ours, f.group).udp(546, 547, b"?")).gives(SENT));
+        cases.push(sent("from its port to another", ip(f.ours, f.remote).udp(546, 548, b"?")).gives(REFUSED));
     } else {
         let all = super::host::address("255.255.255.255");
         let nobody = super::host::address("0.0.0.0");
