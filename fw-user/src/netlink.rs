@@ -15,9 +15,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 
 pub use self::message::Malformed;
+pub(crate) use self::message::{Reader, aligned};
 pub use self::namespace::{ContainerLink, links_of, links_of_each};
 pub use self::qdisc::{has_filters, remove_clsact_if_unused};
-use self::socket::{Question, Socket};
+pub(crate) use self::socket::{Question, Socket};
 pub use self::watch::{Joined, Watch, watch};
 use crate::inventory::Mac;
 
@@ -165,10 +166,10 @@ pub struct LocalAddress {
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
     /// No socket.
-    #[error("cannot open a routing socket of the kernel (AF_NETLINK): {0}")]
+    #[error("cannot open a socket to the kernel (AF_NETLINK): {0}")]
     Open(#[source] io::Error),
     /// The kernel refused, or the socket broke.
-    #[error("cannot read the {what} of the network namespace: {source}")]
+    #[error("cannot ask the kernel for the {what} of this network namespace: {source}")]
     Ask {
         /// What was asked for.
         what: &'static str,

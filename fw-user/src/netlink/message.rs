@@ -170,12 +170,12 @@ fn next_hop_links(read: &Reader, mut value: &[u8]) -> Result<Vec<u32>, Malformed
 }
 
 /// Names the message in errors.
-struct Reader {
-    message: &'static str,
+pub(crate) struct Reader {
+    pub(crate) message: &'static str,
 }
 
 impl Reader {
-    fn header<const N: usize>(&self, payload: &[u8]) -> Result<[u8; N], Malformed> {
+    pub(crate) fn header<const N: usize>(&self, payload: &[u8]) -> Result<[u8; N], Malformed> {
         payload.first_chunk::<N>().copied().ok_or_else(|| self.malformed("header", payload.len()))
     }
 
@@ -183,7 +183,7 @@ impl Reader {
         value.try_into().map(u32::from_ne_bytes).map_err(|_| self.malformed(what, value.len()))
     }
 
-    fn ip(&self, value: &[u8]) -> Result<IpAddr, Malformed> {
+    pub(crate) fn ip(&self, value: &[u8]) -> Result<IpAddr, Malformed> {
         if let Ok(octets) = <[u8; 4]>::try_from(value) {
             return Ok(Ipv4Addr::from(octets).into());
         }
@@ -192,7 +192,7 @@ impl Reader {
     }
 
     /// Walks the attributes: type without its flag bits, and value.
-    fn attributes<'a>(
+    pub(crate) fn attributes<'a>(
         &self,
         mut bytes: &'a [u8],
     ) -> impl Iterator<Item = Result<(u16, &'a [u8]), Malformed>> + use<'a> {
@@ -213,13 +213,13 @@ impl Reader {
         })
     }
 
-    fn malformed(&self, what: &'static str, found: usize) -> Malformed {
+    pub(crate) fn malformed(&self, what: &'static str, found: usize) -> Malformed {
         Malformed { message: self.message, what, found }
     }
 }
 
 /// Attributes and messages begin at multiples of four bytes.
-pub(super) const fn aligned(length: usize) -> usize {
+pub(crate) const fn aligned(length: usize) -> usize {
     (length + 3) & !3
 }
 

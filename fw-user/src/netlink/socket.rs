@@ -1,4 +1,4 @@
-//! A routing socket of the kernel: ask and read whole answers, or listen for changes.
+//! A netlink socket of the kernel: ask and read whole answers, or listen for changes.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -11,23 +11,28 @@ use super::NetlinkError;
 use super::message::aligned;
 
 /// A socket in the network namespace of the thread that opened it, where it stays.
-pub(super) struct Socket {
+pub(crate) struct Socket {
     descriptor: OwnedFd,
 }
 
 impl Socket {
     /// Opens a socket for questions; its reads wait for the kernel, which answers at once.
     pub(super) fn open() -> Result<Self, NetlinkError> {
-        Self::bound(0, SockFlag::SOCK_CLOEXEC)
+        Self::bound(SockProtocol::NetlinkRoute, 0, SockFlag::SOCK_CLOEXEC)
+    }
+
+    /// As [`Socket::open`], for questions about connections.
+    pub(crate) fn of_netfilter() -> Result<Self, NetlinkError> {
+        Self::bound(SockProtocol::NetlinkNetFilter, 0, SockFlag::SOCK_CLOEXEC)
     }
 
     /// Opens a socket that does not wait and hears of changes in `groups` (a bit per `RTNLGRP`, less one).
     pub(super) fn listening(groups: u32) -> Result<Self, NetlinkError> {
-        Self::bound(groups, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)
+        Self::bound(SockProtocol::NetlinkRoute, groups, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)
     }
 
-    fn bound(groups: u32, flags: SockFlag) -> Result<Self, NetlinkError> {
-        let descriptor = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)
+    fn bound(protocol: SockProtocol, groups: u32, flags: SockFlag) -> Result<Self, NetlinkError> {
+        let descriptor = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)
             .map_err(|errno| NetlinkError::Open(errno.into()))?;
         bind(descriptor.as_raw_fd(), &NetlinkAddr::new(0, groups))
             .map_err(|errno| NetlinkError::Open(errno.into()))?;
@@ -47,22 +52,35 @@ impl Socket {
     /// As [`Socket::list`], with a fixed part that says more than the family.
     pub(super) fn list_of(&self, question: Question, payload: &[u8]) -> Result<Vec<Vec<u8>>, NetlinkError> {
         for _ in 0..LIST_ATTEMPTS {
-            if let Some(list) = self.ask(question, NLM_F_DUMP, payload)? {
+            let mut list = Vec::new();
+            if self.ask(question, NLM_F_DUMP, payload, |answer| list.push(answer.to_vec()))? {
                 return Ok(list);
             }
         }
         Err(NetlinkError::Unsteady { what: question.name(), attempts: LIST_ATTEMPTS })
     }
 
+    /// Hands each entry of a long list to `visit` as it comes. A list that changes meanwhile, as that of connections
+    /// always does, is read once: entries may be missing that came or went.
+    pub(crate) fn visit(
+        &self,
+        question: Question,
+        payload: &[u8],
+        visit: impl FnMut(&[u8]),
+    ) -> Result<(), NetlinkError> {
+        self.ask(question, NLM_F_DUMP, payload, visit).map(|_| ())
+    }
+
     /// Asks one question that has one answer.
     pub(super) fn single(&self, question: Question, payload: &[u8]) -> Result<Vec<u8>, NetlinkError> {
-        let answer = self.ask(question, 0, payload)?.and_then(|list| list.into_iter().next());
-        answer.ok_or(NetlinkError::NoAnswer { what: question.name() })
+        let mut first = None;
+        self.ask(question, 0, payload, |answer| _ = first.get_or_insert_with(|| answer.to_vec()))?;
+        first.ok_or(NetlinkError::NoAnswer { what: question.name() })
     }
 
     /// Makes a request that is answered with success or failure alone.
-    pub(super) fn request(&self, question: Question, payload: &[u8]) -> Result<(), NetlinkError> {
-        self.ask(question, NLM_F_ACK, payload).map(|_| ())
+    pub(crate) fn request(&self, question: Question, payload: &[u8]) -> Result<(), NetlinkError> {
+        self.ask(question, NLM_F_ACK, payload, |_| {}).map(|_| ())
     }
 
     /// Takes one datagram off the queue: the payloads of its messages of this type, as many as fit into `buffer`.
@@ -79,20 +97,21 @@ impl Socket {
         Ok(payloads)
     }
 
-    /// The answer's payloads, `None` if the list was interrupted by a change.
+    /// Hands the answer's payloads to `visit`; false if the list was interrupted by a change.
     fn ask(
         &self,
         question: Question,
         flags: u16,
         payload: &[u8],
-    ) -> Result<Option<Vec<Vec<u8>>>, NetlinkError> {
+        mut visit: impl FnMut(&[u8]),
+    ) -> Result<bool, NetlinkError> {
         let what = question.name();
         let ask_failed = |source: io::Error| NetlinkError::Ask { what, source };
         let message = message(question as u16, NLM_F_REQUEST | flags, payload);
         send(self.descriptor.as_raw_fd(), &message, MsgFlags::empty())
             .map_err(|errno| ask_failed(errno.into()))?;
 
-        let mut answers = Vec::new();
+        let mut answered = false;
         let mut interrupted = false;
         let mut buffer = vec![0; DATAGRAM];
         loop {
@@ -108,14 +127,17 @@ impl Socket {
                     NLMSG_NOOP => {}
                     // Both begin with a status: zero, or an error number below zero.
                     NLMSG_ERROR | NLMSG_DONE => match status(payload) {
-                        Some(0) => return Ok((!interrupted).then_some(answers)),
+                        Some(0) => return Ok(!interrupted),
                         Some(errno) => return Err(ask_failed(io::Error::from_raw_os_error(-errno))),
                         None => return Err(NetlinkError::Framing { what }),
                     },
-                    _ => answers.push(payload.to_vec()),
+                    _ => {
+                        visit(payload);
+                        answered = true;
+                    }
                 }
-                if flags & NLM_F_DUMP == 0 && !answers.is_empty() {
-                    return Ok(Some(answers));
+                if flags & NLM_F_DUMP == 0 && answered {
+                    return Ok(true);
                 }
             }
         }
@@ -128,16 +150,18 @@ impl AsRawFd for Socket {
     }
 }
 
-/// What can be asked for; the number is the message's type.
+/// What can be asked for; the number is the message's type, for connections with that of their subsystem above it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
-pub(super) enum Question {
+pub(crate) enum Question {
     Links = 18,
     Addresses = 22,
     Routes = 26,
     RemoveQdisc = 37,
     Filters = 46,
     NamespaceId = 90,
+    Connections = 0x101,
+    RemoveConnection = 0x102,
 }
 
 impl Question {
@@ -149,6 +173,8 @@ impl Question {
             Self::RemoveQdisc => "removal of a qdisc",
             Self::Filters => "filters",
             Self::NamespaceId => "id of a network namespace",
+            Self::Connections => "connections",
+            Self::RemoveConnection => "removal of a connection",
         }
     }
 
@@ -159,7 +185,7 @@ impl Question {
             Self::Addresses => 8,
             Self::Routes => 12,
             Self::RemoveQdisc | Self::Filters => 20,
-            Self::NamespaceId => 4,
+            Self::NamespaceId | Self::Connections | Self::RemoveConnection => 4,
         }
     }
 }
