@@ -64,6 +64,9 @@ pub mod owner {
     pub const CONTAINER: u8 = 1;
     /// Something that the host forwards without our knowing it.
     pub const OTHER: u8 = 2;
+    /// The peer: he connected before the hooks were there, and conntrack knew it. Nothing is vouched for, whoever he is
+    /// connected to: Docker's own rules know the connection.
+    pub const PEER: u8 = 3;
 }
 
 /// Numbers in [`Flow::container`] that are no container's.
@@ -84,6 +87,9 @@ pub mod state {
     pub const ESTABLISHED: u8 = 3;
     /// TCP: we sent FIN.
     pub const FIN_SENT: u8 = 4;
+    /// The daemon has cut it, for no rule lets it be any more: what still goes out is no longer answered. Of TCP until
+    /// it is opened anew; else until nothing has gone out for as long as conntrack would have kept it.
+    pub const CUT: u8 = 5;
 }
 
 /// Map `flows`: a flow that went out.
@@ -110,6 +116,12 @@ impl Flow {
         since(self.last_seen, now) >= timeout(proto, self.state)
     }
 
+    /// Whether a packet may belong to this flow by `now`, as what went out.
+    #[inline(always)]
+    pub fn is_live(&self, proto: u8, now: u32) -> bool {
+        self.state != state::CUT && !self.is_expired(proto, now)
+    }
+
     /// What the flow becomes when we send `packet`; `None` if the packet ends it or may not make one.
     #[inline(always)]
     pub fn sent(known: Option<&Self>, packet: &Packet, owner: u8, now: u32) -> Option<Self> {
@@ -118,6 +130,17 @@ impl Flow {
             _ => None,
         };
         let fresh = Self { last_seen: now, started: now, state: state::OPENING, owner, container: 0 };
+        // Not even our own RST ends a cut: it may be forged by whoever wants to go on.
+        if let Some(flow) = known
+            && flow.state == state::CUT
+        {
+            return Some(if packet.opens() { fresh } else { Self { last_seen: now, ..flow } });
+        }
+        let owner = match known {
+            Some(flow) if flow.owner == owner::PEER && !packet.opens() => owner::PEER,
+            _ => owner,
+        };
+        let fresh = Self { owner, ..fresh };
         if packet.protocol == proto::TCP {
             return Self::sent_tcp(known, fresh, packet.tcp_flags, now);
         }
@@ -176,6 +199,12 @@ impl Flow {
         Self { last_seen, state, ..*self }
     }
 
+    /// Whether a packet may belong to this flow by `now`, as what came in.
+    #[inline(always)]
+    pub fn is_answerable(&self, proto: u8, now: u32) -> bool {
+        self.state != state::CUT && !self.is_forgotten(proto, now)
+    }
+
     /// Whether conntrack has forgotten this flow, which came in, by `now`; at least as late as it does.
     #[inline(always)]
     pub fn is_forgotten(&self, proto: u8, now: u32) -> bool {
@@ -192,6 +221,11 @@ impl Flow {
             _ => None,
         };
         let fresh = Self { last_seen: now, started: now, state: state::OPENING, owner, container: 0 };
+        if let Some(flow) = known
+            && flow.state == state::CUT
+        {
+            return Some(if packet.opens() { fresh } else { Self { last_seen: now, ..flow } });
+        }
         if packet.protocol != proto::TCP {
             return Some(known.map_or(fresh, |flow| Self { last_seen: now, ..flow }));
         }
@@ -243,6 +277,9 @@ fn since(then: u32, now: u32) -> u32 {
 /// Seconds after which a silent flow is gone.
 #[inline(always)]
 pub const fn timeout(proto: u8, flow_state: u8) -> u32 {
+    if flow_state == state::CUT {
+        return inbound_timeout(proto, flow_state);
+    }
     if proto == proto::TCP {
         return match flow_state {
             state::ESTABLISHED => 345_600, // ESTABLISHED 432000
@@ -262,6 +299,7 @@ pub const fn timeout(proto: u8, flow_state: u8) -> u32 {
 /// each figure is that of conntrack or a little more (the longest of its states that are one of ours).
 #[inline(always)]
 pub const fn inbound_timeout(proto: u8, flow_state: u8) -> u32 {
+    let flow_state = if flow_state == state::CUT { state::ESTABLISHED } else { flow_state };
     match (proto, flow_state) {
         (proto::TCP, state::ESTABLISHED) => 432_010, // ESTABLISHED 432000
         (proto::TCP, _) => 130,                      // SYN_RECV 60, FIN_WAIT and TIME_WAIT 120
@@ -342,6 +380,53 @@ mod tests {
     fn an_expired_flow_is_as_none() {
         let old = begun(proto::TCP, tcp::SYN).unwrap();
         assert!(Flow::sent(Some(&old), &packet(proto::TCP, tcp::FIN | tcp::ACK), 0, 1100).is_none());
+    }
+
+    #[test]
+    fn what_is_cut_stays_cut_until_it_is_opened_anew() {
+        let cut =
+            Flow { last_seen: 1000, started: 1000, state: state::CUT, owner: owner::HOST, container: 0 };
+        assert!(!cut.is_live(proto::TCP, 1000));
+        for flags in [tcp::ACK, tcp::FIN | tcp::ACK, tcp::RST, tcp::SYN | tcp::ACK] {
+            let next = Flow::sent(Some(&cut), &packet(proto::TCP, flags), owner::CONTAINER, 2000);
+            assert_eq!(next, Some(Flow { last_seen: 2000, ..cut }), "{flags:#x}");
+            let next = Flow::came_in(Some(&cut), &packet(proto::TCP, flags), owner::OTHER, 2000);
+            assert_eq!(next, Some(Flow { last_seen: 2000, ..cut }), "{flags:#x}");
+        }
+        let open = packet(proto::TCP, tcp::SYN);
+        assert!(Flow::sent(Some(&cut), &open, owner::HOST, 2000).unwrap().is_live(proto::TCP, 2000));
+        assert!(Flow::came_in(Some(&cut), &open, owner::HOST, 2000).unwrap().is_answerable(proto::TCP, 2000));
+        // Five days, as conntrack: whoever is silent for less cannot come back by it.
+        assert!(!cut.is_expired(proto::TCP, 433_000) && cut.is_expired(proto::TCP, 433_010));
+    }
+
+    #[test]
+    fn datagrams_stay_cut_for_as_long_as_they_are_sent() {
+        let cut =
+            Flow { last_seen: 1000, started: 1000, state: state::CUT, owner: owner::HOST, container: 0 };
+        let datagram = packet(proto::UDP, 0);
+        let next = Flow::sent(Some(&cut), &datagram, owner::HOST, 1124).unwrap();
+        assert_eq!(next, Flow { last_seen: 1124, ..cut });
+        let later = Flow::sent(Some(&next), &datagram, owner::HOST, 1249).unwrap();
+        assert_eq!(later.state, state::OPENING);
+        assert!(!cut.is_answerable(proto::UDP, 1001));
+    }
+
+    #[test]
+    fn what_the_peer_began_before_us_stays_his_until_we_open_it_anew() {
+        let taken = Flow {
+            last_seen: 1000,
+            started: 1000,
+            state: state::ESTABLISHED,
+            owner: owner::PEER,
+            container: 0,
+        };
+        for protocol in [proto::TCP, proto::UDP] {
+            let sent = Flow::sent(Some(&taken), &packet(protocol, tcp::ACK), owner::CONTAINER, 1001).unwrap();
+            assert_eq!((sent.owner, sent.state), (owner::PEER, state::ESTABLISHED));
+        }
+        let ours = Flow::sent(Some(&taken), &packet(proto::TCP, tcp::SYN), owner::HOST, 1001).unwrap();
+        assert_eq!(ours.owner, owner::HOST);
     }
 
     #[test]

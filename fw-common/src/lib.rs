@@ -29,4 +29,4 @@ pub use verdict::{Action, Hook, Mark, Reason, Verdict};
 ///
 /// A daemon adopts pinned maps only if they carry the same number; it changes with every change to
 /// [`tables`], [`flow`], [`event`] or the numbering in [`verdict`].
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;

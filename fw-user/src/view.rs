@@ -351,11 +351,13 @@ fn flows(flows: BTreeMap<FlowKey, Flow>, is_over: fn(&Flow, u8, u32) -> bool, no
         flow::state::ANSWERED => "answered",
         flow::state::ESTABLISHED => "established",
         flow::state::FIN_SENT => "fin-sent",
+        flow::state::CUT => "cut",
         _ => "unknown",
     };
     let owner = |number| match number {
         flow::owner::HOST => "host",
         flow::owner::CONTAINER => "container",
+        flow::owner::PEER => "peer",
         _ => "other",
     };
     let live = flows.into_iter().filter(|(key, flow)| !is_over(flow, key.proto, now));

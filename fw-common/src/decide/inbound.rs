@@ -108,7 +108,7 @@ fn quotes<B: Bytes + ?Sized>(bytes: &B, packet: &Packet, inner: &mut Packet) -> 
 #[inline(never)]
 fn came_in<T: Tables>(tables: &T, inner: &Packet) -> bool {
     let flow = tables.inbound_flow(&FlowKey::inward(inner));
-    flow.is_some_and(|flow| !flow.is_forgotten(inner.protocol, tables.now()))
+    flow.is_some_and(|flow| flow.is_answerable(inner.protocol, tables.now()))
 }
 
 /// As [`answers`], ICMP errors left out.
@@ -124,7 +124,7 @@ pub(super) fn answers_flow<T: Tables>(tables: &T, packet: &Packet) -> bool {
     let key = FlowKey::outward(packet);
     let now = tables.now();
     let Some(flow) = tables.inbound_flow(&key) else { return false };
-    if flow.is_forgotten(packet.protocol, now) {
+    if !flow.is_answerable(packet.protocol, now) {
         return false;
     }
     let next = flow.answered(packet, now);

@@ -42,7 +42,7 @@ fn begins<T: Tables>(tables: &T, packet: &Packet) -> bool {
         return packet.opens();
     }
     match tables.flow(&FlowKey::inward(packet)) {
-        Some(flow) => flow.is_expired(packet.protocol, tables.now()),
+        Some(flow) => !flow.is_live(packet.protocol, tables.now()),
         None => true,
     }
 }

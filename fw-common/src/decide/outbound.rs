@@ -60,11 +60,14 @@ fn answers<T: Tables>(tables: &T, packet: &Packet) -> bool {
     find(tables, &packet.source, packet.service_proto(), packet.source_port, &packet.destination).is_allowed()
 }
 
-/// Whether the host has recorded the flow, and so was allowed to begin it.
+/// Whether the host has recorded the flow, and so was allowed to begin it, or the peer had begun it before the hooks
+/// were there.
 #[inline(always)]
 fn is_known<T: Tables>(tables: &T, packet: &Packet) -> bool {
     match tables.flow(&FlowKey::outward(packet)) {
-        Some(flow) => flow.owner == owner::HOST && !flow.is_expired(packet.protocol, tables.now()),
+        Some(flow) => {
+            matches!(flow.owner, owner::HOST | owner::PEER) && flow.is_live(packet.protocol, tables.now())
+        }
         None => false,
     }
 }

@@ -9,7 +9,7 @@ use super::fragments::{recall, remember};
 use super::limit::exceeded;
 use super::service::{Access, Service, asks_for_service, find};
 use super::{Workspace, is_for, is_unicast, outbound};
-use crate::flow::{Flow, FlowKey, counted, owner};
+use crate::flow::{Flow, FlowKey, counted, owner, state};
 use crate::tables::{Interface, LocalKey, Route, Tables, role};
 use crate::verdict::{Action, Hook, Mark, Reason, Verdict};
 use crate::wire::{
@@ -274,11 +274,11 @@ fn reply<T: Tables>(tables: &T, packet: &Packet, service: Option<&Service>, flow
     let key = FlowKey::inward(packet);
     let flow = tables.flow(&key)?;
     let now = tables.now();
-    if flow.is_expired(packet.protocol, now) {
+    if !flow.is_live(packet.protocol, now) {
         return None;
     }
     if let Some(service) = service
-        && flow.owner != owner::HOST
+        && !matches!(flow.owner, owner::HOST | owner::PEER)
         && packet.protocol != proto::TCP
         && !packet.is_icmp()
     {
@@ -328,7 +328,7 @@ fn related<T: Tables, B: Bytes + ?Sized>(
         return None;
     }
     if let Some(flow) = tables.flow(&FlowKey::outward(inner))
-        && !flow.is_expired(inner.protocol, tables.now())
+        && flow.is_live(inner.protocol, tables.now())
     {
         return Some(mark_of(&flow));
     }
@@ -417,6 +417,8 @@ fn record<T: Tables>(arrival: &Arrival, interface: &Interface, tables: &T, packe
         }
         return;
     };
+    // What is cut has no place in a budget, or its owner could push it out.
+    let container = if flow.state == state::CUT { 0 } else { container };
     let flow = Flow { container, ..flow };
     if known == Some(flow) {
         return;

@@ -128,7 +128,16 @@ impl Default for Memory {
 
 /// The value of the longest prefix that holds the address.
 pub fn longest<V: Copy>(table: &BTreeMap<Prefix, V>, address: &Address) -> Option<V> {
-    (0..=128).rev().find_map(|bits| table.get(&Prefix::new(*address, bits)).copied())
+    // Keys are ordered by length first: only the lengths that there are need a look.
+    let mut shorter_than = 129;
+    loop {
+        let below = Prefix { bits: shorter_than, address: Address::ANY_V6 };
+        let (Prefix { bits, .. }, _) = table.range(..below).next_back()?;
+        if let Some(value) = table.get(&Prefix::new(*address, *bits)) {
+            return Some(*value);
+        }
+        shorter_than = *bits;
+    }
 }
 
 impl Prefix {

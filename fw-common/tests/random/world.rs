@@ -315,8 +315,14 @@ fn flow(random: &mut Random) -> (FlowKey, Flow) {
     let flow = Flow {
         last_seen: NOW - age,
         started: NOW - age - random.pick(&[0, 1, 3, 4, 5]),
-        state: random.pick(&[state::OPENING, state::ANSWERED, state::ESTABLISHED, state::FIN_SENT]),
-        owner: random.pick(&[owner::HOST, owner::CONTAINER, owner::OTHER]),
+        state: random.pick(&[
+            state::OPENING,
+            state::ANSWERED,
+            state::ESTABLISHED,
+            state::FIN_SENT,
+            state::CUT,
+        ]),
+        owner: random.pick(&[owner::HOST, owner::CONTAINER, owner::OTHER, owner::PEER]),
         container: random.pick(&[0, 0, 1, counted::UNKNOWN, counted::ANSWERS]),
     };
     (FlowKey { local, remote, local_port, remote_port, proto, reserved: [0; 3] }, flow)
