@@ -20,8 +20,8 @@ pub struct Connection {
     pub tcp: Option<TcpState>,
     /// A sum of [`status`].
     pub status: u32,
-    /// Seconds until it is forgotten if nothing more is sent; 0 if the kernel does not tell.
-    pub timeout: u32,
+    /// Seconds until it is forgotten if nothing more is sent; `None` if the kernel does not tell.
+    pub timeout: Option<u32>,
     /// Its own mark (`CONNMARK`), no packet's.
     pub mark: u32,
     /// Its zone, 0 unless somebody has made zones.

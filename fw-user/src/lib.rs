@@ -1,6 +1,7 @@
 //! fw, the library behind the binary.
 
 pub mod commands;
+pub mod connections;
 pub mod conntrack;
 pub mod datapath;
 pub mod desired;

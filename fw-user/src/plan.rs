@@ -201,7 +201,9 @@ pub fn plan(current: &State, desired: &State) -> Vec<Step> {
     prefixes(&old.sources, &union, &mut steps);
     grow(old, new, &mut steps);
     let mut new_hooks: Vec<HookPoint> = desired.hooks.difference(&current.hooks).copied().collect();
-    new_hooks.sort_by_key(|point| (point.hook == Hook::BridgeIngress, *point));
+    // What only records stands before what drops, and so before the first answer that it would drop.
+    let records = |hook| matches!(hook, Hook::UplinkEgress | Hook::BridgeEgress);
+    new_hooks.sort_by_key(|point| (point.hook == Hook::BridgeIngress, !records(point.hook), *point));
     steps.extend(new_hooks.into_iter().map(Step::Attach));
     for (key, value) in &new.networks {
         if let Some(known) = old.networks.get(key)

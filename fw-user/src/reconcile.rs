@@ -9,6 +9,7 @@ use fw_common::tables::Daemon;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
+use crate::conntrack::Connection;
 use crate::datapath::{Datapath, DatapathError};
 use crate::desired::{Desired, DesiredError, Prepared, desired_with, newcomer};
 use crate::docker::{Docker, DockerError, DockerSnapshot, Events};
@@ -18,6 +19,7 @@ use crate::netlink::{self, HostSnapshot, Joined, NetlinkError, Watch};
 use crate::plan::{State, Step, plan};
 use crate::policy::Policy;
 
+mod takeover;
 mod uplinks;
 
 pub use uplinks::{MissingUplinks, check_uplinks};
@@ -96,6 +98,8 @@ pub struct Reconciler {
     /// Something has changed since the devices were read.
     stale: bool,
     said: BTreeSet<String>,
+    /// Connections that this daemon has cut.
+    severed: Vec<Connection>,
     status: Daemon,
 }
 
@@ -140,6 +144,7 @@ impl Reconciler {
             watch: None,
             stale: false,
             said: BTreeSet::new(),
+            severed: Vec::new(),
             status,
         }
     }
@@ -316,10 +321,14 @@ impl Reconciler {
         let devices: BTreeMap<u32, String> =
             host.links.iter().map(|link| (link.index, link.name.clone())).collect();
         let current = self.in_force(wake, &devices)?;
+        let reloaded = self.candidate.is_some();
         let wanted = self.wanted(&host, &container_links, &current)?;
         self.say(&wanted.warnings);
         let steps = plan(&current, &wanted.state);
-        let degraded = self.carry_out(&steps, &devices)?;
+        let degraded = self.carry_out(&steps, &wanted.state, &devices)?;
+        if reloaded {
+            self.cut(&current, &wanted.state);
+        }
         if let Err(error) = self.datapath.drop_early(&wanted.early, &host.links) {
             self.say(&[format!("no early drop: {}", chain(&error))]);
         }
@@ -444,8 +453,14 @@ impl Reconciler {
         Ok(links)
     }
 
-    /// Carries the steps out: tables, read back, then hooks. Whether a hook could not be changed.
-    fn carry_out(&mut self, steps: &[Step], devices: &BTreeMap<u32, String>) -> Result<bool, PassError> {
+    /// Carries the steps out: tables, read back, then hooks; around those of an uplink, the flows of what was there
+    /// before. Whether a hook could not be changed.
+    fn carry_out(
+        &mut self,
+        steps: &[Step],
+        wanted: &State,
+        devices: &BTreeMap<u32, String>,
+    ) -> Result<bool, PassError> {
         let first_hook = steps.iter().position(|step| matches!(step, Step::Attach(_))).unwrap_or(steps.len());
         let (tables, rest) = steps.split_at(first_hook);
         let mut failed = false;
@@ -453,7 +468,14 @@ impl Reconciler {
         if let Some(step) = self.datapath.maps().first_not_held(tables)? {
             return Err(PassError::ReadBack { what: format!("{step:?}") });
         }
+        let takes_over = takeover::hooks_uplink(rest);
+        if takes_over {
+            self.seed(wanted);
+        }
         failed |= self.carry_out_all(rest, devices)?;
+        if takes_over {
+            self.seed(wanted);
+        }
         Ok(failed)
     }
 

@@ -8,8 +8,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{Failure, Outcome, Pins, is_fw, need_privileges};
+use crate::connections;
+use crate::conntrack;
 use crate::datapath::{self, Directory, DirectoryError, Lock, Maps};
 use crate::handover::{Iptables, Nft};
+use crate::netlink::NetlinkError;
+use crate::plan::State;
 use crate::reconcile::{chain, devices};
 
 /// Options of `fw down`.
@@ -35,6 +39,8 @@ pub fn run(options: &Options) -> Outcome {
         Err(error) => return Err(error.into()),
     };
     let daemon = Maps::open(directory.path()).and_then(|maps| maps.daemon()).ok();
+    // What the tables allowed is known only as long as they are there.
+    let tables = Maps::open(directory.path()).and_then(|maps| maps.read());
     let lock = take_over(&directory, daemon.map_or(0, |daemon| daemon.pid))?;
     let mut errors = Vec::new();
     match Iptables::find().and_then(|iptables| iptables.remove()) {
@@ -61,6 +67,10 @@ pub fn run(options: &Options) -> Outcome {
         }
         Err(error) => errors.push(chain(&error)),
     }
+    match tables {
+        Ok(state) => errors.extend(cut(&state).err().map(|error| chain(&error))),
+        Err(error) => errors.push(format!("connections between networks may go on: {}", chain(&error))),
+    }
     errors.extend(directory.remove_pins(daemon.is_some_and(|daemon| daemon.made_directory != 0)));
     drop(lock);
     if errors.is_empty() {
@@ -71,6 +81,18 @@ pub fn run(options: &Options) -> Outcome {
         "not everything could be taken away; repair this and run `fw down` again:\n  {}",
         errors.join("\n  ")
     )))
+}
+
+/// Ends the connections that Docker's rules would not have let begin: as established ones they would let them go on.
+/// Comes after rules and hooks, so that none begins anew.
+fn cut(state: &State) -> Result<(), NetlinkError> {
+    let connections = conntrack::snapshot()?;
+    let beyond = connections::beyond_docker(state, &connections);
+    let cut = conntrack::remove(beyond)?;
+    if cut != 0 {
+        eprintln!("fw: cut {cut} connections that only fw had allowed");
+    }
+    Ok(())
 }
 
 /// The lock on the directory; a daemon that holds it is asked to end (SIGTERM) and waited for.

@@ -15,14 +15,14 @@ pub(super) fn connection(payload: &[u8]) -> Result<Option<Connection>, Malformed
     let read = Reader { message: "connection" };
     read.header::<{ HEADER.len() }>(payload)?;
     let (mut original, mut reply) = (None, None);
-    let (mut tcp, mut status, mut timeout, mut mark, mut zone, mut id) = (None, 0, 0, 0, 0, 0);
+    let (mut tcp, mut status, mut timeout, mut mark, mut zone, mut id) = (None, 0, None, 0, 0, 0);
     for attribute in read.attributes(&payload[HEADER.len()..]) {
         let (kind, value) = attribute?;
         match kind {
             CTA_TUPLE_ORIG => original = tuple(&read, value, Direction::Original)?,
             CTA_TUPLE_REPLY => reply = tuple(&read, value, Direction::Reply)?,
             CTA_STATUS => status = be32(&read, value, "status")?,
-            CTA_TIMEOUT => timeout = be32(&read, value, "timeout")?,
+            CTA_TIMEOUT => timeout = Some(be32(&read, value, "timeout")?),
             CTA_MARK => mark = be32(&read, value, "mark")?,
             CTA_ID => id = be32(&read, value, "id")?,
             CTA_ZONE => zone = be16(&read, value, "zone")?,
@@ -222,7 +222,10 @@ mod tests {
         assert_eq!((found.original.source_port, found.original.destination_port), (40_000, 443));
         assert_eq!(found.reply.destination, Address::v4([198, 18, 0, 1]));
         assert_eq!((found.reply.source_port, found.reply.destination_port), (443, 1024));
-        assert_eq!((found.tcp, found.timeout, found.mark), (Some(TcpState::Established), 431_998, 0x2_0000));
+        assert_eq!(
+            (found.tcp, found.timeout, found.mark),
+            (Some(TcpState::Established), Some(431_998), 0x2_0000)
+        );
         assert!(found.is_answered());
     }
 
@@ -262,7 +265,7 @@ mod tests {
             reply: tuple,
             tcp: None,
             status: 0,
-            timeout: 0,
+            timeout: None,
             mark: 0,
             zone: 3,
             id: 9,

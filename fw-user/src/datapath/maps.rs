@@ -9,7 +9,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use bytemuck::Zeroable as _;
 use fw_common::event::Event;
-use fw_common::flow::{Flow, FlowKey};
+use fw_common::flow::{Flow, FlowKey, state};
 use fw_common::tables::memory::Memory;
 use fw_common::tables::{
     Bucket, BucketKey, BudgetPlace, Count, Daemon, Datagram, DatagramKey, DenyRule, Endpoint, Interface,
@@ -19,6 +19,7 @@ use fw_common::tables::{
 use fw_common::{ABI_VERSION, Address, Hook, Reason};
 
 use super::DatapathError;
+use crate::connections::Records;
 use crate::plan::{Place, State, Step};
 
 /// Every map, by the name of its pin.
@@ -50,6 +51,9 @@ pub const MAP_NAMES: [&str; 26] = [
     "event_budget",
     "events",
 ];
+
+/// Flag of `bpf_map_update_elem`: only if there is no entry yet.
+const BPF_NOEXIST: u64 = 1;
 
 /// What stands where presence counts.
 const PRESENT: Present = Present { present: 1 };
@@ -248,7 +252,34 @@ impl Maps {
         entries(&self.budgets, "budgets")
     }
 
-    /// Records a flow, for tests.
+    /// Records flows that are not there yet; what a hook has recorded meanwhile knows better. How many were new.
+    pub fn seed(&mut self, records: &Records) -> Result<usize, DatapathError> {
+        let mut new = 0;
+        for (key, flow) in &records.outward {
+            new += usize::from(is_new(self.flows.insert(key, flow, BPF_NOEXIST), "flows")?);
+        }
+        for (key, flow) in &records.inbound {
+            new += usize::from(is_new(self.inbound_flows.insert(key, flow, BPF_NOEXIST), "inbound_flows")?);
+        }
+        Ok(new)
+    }
+
+    /// Forgets those of these flows that are cut.
+    pub fn lift(&mut self, records: &Records) -> Result<(), DatapathError> {
+        for key in records.outward.keys() {
+            if self.flows.get(key, 0).is_ok_and(|flow| flow.state == state::CUT) {
+                write(&mut self.flows, "flows", key, None)?;
+            }
+        }
+        for key in records.inbound.keys() {
+            if self.inbound_flows.get(key, 0).is_ok_and(|flow| flow.state == state::CUT) {
+                write(&mut self.inbound_flows, "inbound_flows", key, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Records a flow, whatever stands there.
     pub fn put_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), DatapathError> {
         self.flows.insert(key, flow, 0).map_err(|source| failed("write map flows", source))
     }
@@ -277,7 +308,7 @@ impl Maps {
         write(&mut self.flows, "flows", key, None)
     }
 
-    /// Records a flow that came in, for tests.
+    /// Records a flow that came in, whatever stands there.
     pub fn put_inbound_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), DatapathError> {
         write(&mut self.inbound_flows, "inbound_flows", key, Some(flow))
     }
@@ -515,6 +546,17 @@ fn write_prefix<V: Pod>(
         None => absent_is_fine(map.remove(&key)),
     };
     written.map_err(|source| failed(&format!("write map {name} (full?)"), source))
+}
+
+/// Whether the entry was not there before.
+fn is_new(inserted: Result<(), MapError>, name: &str) -> Result<bool, DatapathError> {
+    match inserted {
+        Ok(()) => Ok(true),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::AlreadyExists => {
+            Ok(false)
+        }
+        Err(source) => Err(failed(&format!("write map {name}"), source)),
+    }
 }
 
 /// A removal that finds nothing has reached its aim.

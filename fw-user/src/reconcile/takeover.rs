@@ -1,0 +1,91 @@
+//! Connections that are older than what is in force: taken over when hooks are put on, cut when the policy lets them be
+//! no more.
+
+use std::collections::BTreeSet;
+
+use fw_common::Hook;
+
+use super::{Reconciler, chain, monotonic_seconds};
+use crate::connections::{self, Records};
+use crate::conntrack::{self, Connection};
+use crate::datapath::DatapathError;
+use crate::netlink::NetlinkError;
+use crate::plan::{State, Step};
+
+/// Whether the steps put a hook on an uplink that had none: what was connected before has no flows.
+pub(super) fn hooks_uplink(steps: &[Step]) -> bool {
+    steps.iter().any(|step| match step {
+        Step::Attach(point) => matches!(point.hook, Hook::UplinkIngress | Hook::UplinkEgress),
+        _ => false,
+    })
+}
+
+/// Why connections could not be taken over or cut.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Conntrack(#[from] NetlinkError),
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+}
+
+impl Reconciler {
+    /// Fills the tables of flows with what conntrack knows. Done before the hooks are on, so that none of them drops what
+    /// was connected before, and again after, for what was connected in between.
+    pub(super) fn seed(&mut self, state: &State) {
+        match self.try_seed(state) {
+            Ok(0) => {}
+            Ok(flows) => tracing::info!(flows, "connections from before are known"),
+            Err(error) => self.say(&[format!(
+                "connections from before go on only as far as this host sends on them: {}",
+                chain(&error)
+            )]),
+        }
+    }
+
+    fn try_seed(&mut self, state: &State) -> Result<usize, Failed> {
+        let connections = conntrack::snapshot()?;
+        let records = connections::seeds(state, &connections, now());
+        Ok(self.datapath.maps().seed(&records)?)
+    }
+
+    /// Cuts the connections that only the policy before has let in or out.
+    pub(super) fn cut(&mut self, before: &State, state: &State) {
+        match self.try_cut(before, state) {
+            Ok(0) => {}
+            Ok(cut) => tracing::info!(connections = cut, "cut what the policy lets be no more"),
+            Err(error) => self
+                .say(&[format!("connections that the policy lets be no more may go on: {}", chain(&error))]),
+        }
+    }
+
+    fn try_cut(&mut self, before: &State, state: &State) -> Result<usize, Failed> {
+        // Allowed again: what was cut may go on at once.
+        let again: BTreeSet<Connection> = connections::admitted(state, &self.severed).into_iter().collect();
+        let lifted = connections::severed(state, &again, now());
+        self.datapath.maps().lift(&lifted)?;
+        self.severed.retain(|connection| !again.contains(connection));
+
+        let connections = conntrack::snapshot()?;
+        let cut = connections::cut(before, state, &connections);
+        let connections = || cut.iter().map(|cut| &cut.connection);
+        let Records { outward, inbound } = connections::severed(state, connections(), now());
+        let maps = self.datapath.maps();
+        for (key, flow) in &outward {
+            maps.put_flow(key, flow)?;
+        }
+        conntrack::remove(connections())?;
+        // Last: what came in while the others were written has been recorded there.
+        for (key, flow) in &inbound {
+            maps.put_inbound_flow(key, flow)?;
+        }
+        self.severed.extend(connections());
+        Ok(cut.len())
+    }
+}
+
+/// Seconds on the monotonic clock, as they stand in flows.
+#[expect(clippy::cast_possible_truncation, reason = "flows count seconds in 32 bits, the programs likewise")]
+fn now() -> u32 {
+    monotonic_seconds() as u32
+}
