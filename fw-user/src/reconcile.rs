@@ -325,6 +325,9 @@ impl Reconciler {
         let wanted = self.wanted(&host, &container_links, &current)?;
         self.say(&wanted.warnings);
         let steps = plan(&current, &wanted.state);
+        if reloaded {
+            self.keep(&current, &wanted.state);
+        }
         let degraded = self.carry_out(&steps, &wanted.state, &devices)?;
         if reloaded {
             self.cut(&current, &wanted.state);

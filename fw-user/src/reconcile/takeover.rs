@@ -49,6 +49,27 @@ impl Reconciler {
         Ok(self.datapath.maps().seed(&records)?)
     }
 
+    /// Before a new policy is in force: where it restricts containers that were free, answers are known by flows that
+    /// nobody has recorded.
+    pub(super) fn keep(&mut self, before: &State, state: &State) {
+        if let Err(error) = self.try_keep(before, state) {
+            self.say(&[format!(
+                "connections of containers that the policy restricts go on only when their peer sends: {}",
+                chain(&error)
+            )]);
+        }
+    }
+
+    fn try_keep(&mut self, before: &State, state: &State) -> Result<(), Failed> {
+        let mut connections = conntrack::snapshot()?;
+        let cut: BTreeSet<Connection> =
+            connections::cut(before, state, &connections).into_iter().map(|cut| cut.connection).collect();
+        connections.retain(|connection| !cut.contains(connection));
+        let Records { inbound, .. } = connections::seeds(state, &connections, now());
+        self.datapath.maps().seed(&Records { inbound, ..Records::default() })?;
+        Ok(())
+    }
+
     /// Cuts the connections that only the policy before has let in or out.
     pub(super) fn cut(&mut self, before: &State, state: &State) {
         match self.try_cut(before, state) {
