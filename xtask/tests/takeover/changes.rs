@@ -1,0 +1,121 @@
+//! What a policy or `fw down` lets be no more is cut, whoever goes on sending, and nothing else.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use xtask::lab::{Container, HOST, HOST6, OUTSIDE, OUTSIDE6, Place, wait};
+
+use crate::ground::{Ground, NARROW, WIDE};
+use crate::talks::{Kind, Opening, PATIENCE};
+
+/// How long what is cut is tried: the kernel sends again after 0.2, 0.4, 0.8 and 1.6 s.
+const TRIED: Duration = Duration::from_secs(4);
+
+#[test]
+fn a_narrower_policy_cuts_what_it_closes_and_nothing_else() {
+    let Some(ground) = Ground::start("a_narrower_policy_cuts_what_it_closes_and_nothing_else") else {
+        return;
+    };
+    let daemon = ground.lab.fw_run(WIDE).expect("fw");
+    let mut all = Lines { cut: Vec::new(), opening: Opening::default() };
+    all.open(&ground);
+    let Lines { mut cut, opening } = all;
+    let talks = opening.begin();
+    // What is the same policy to every one of them cuts none.
+    ground.reload(&daemon, &format!("{WIDE}\n[networks.six]\nhost = \"deny\"\n"));
+    assert_eq!(talks.silent(PATIENCE), Vec::<String>::new(), "{}", ground.lab.fw_log());
+    ground.reload(&daemon, NARROW);
+    wait::pass(TRIED);
+    let mut silent = talks.silent(TRIED);
+    cut.sort();
+    silent.sort();
+    assert_eq!(silent, cut, "{}", ground.lab.fw_log());
+    // What may be again goes on, as far as both ends still know of it: datagrams do.
+    ground.reload(&daemon, WIDE);
+    let silent = talks.silent(TRIED);
+    let datagrams: Vec<&String> = silent.iter().filter(|name| name.contains("datagrams")).collect();
+    assert_eq!(datagrams, Vec::<&String>::new(), "{}", ground.lab.fw_log());
+}
+
+struct Lines {
+    /// Names of those that the narrower policy cuts.
+    cut: Vec<String>,
+    opening: Opening,
+}
+
+impl Lines {
+    fn open(&mut self, ground: &Ground) {
+        let (host, outside, web) = (ground.lab.host(), ground.lab.outside(), &ground.web.place);
+        let (v4, v6): (IpAddr, IpAddr) = (HOST.into(), HOST6.into());
+        let (out4, out6): (IpAddr, IpAddr) = (OUTSIDE.into(), OUTSIDE6.into());
+        let ip = |container: &Container| container.ip().expect("an address");
+        let gateway = |container: &Container| IpAddr::from(container.gateway.expect("a gateway"));
+        let (shut, six) = (&ground.shut, &ground.six.place);
+        for kind in [Kind::Tcp, Kind::Pushed] {
+            for (address, family) in [(v4, "v4"), (v6, "v6")] {
+                self.kept(&format!("ssh {family}"), kind, outside, (address, 22), (host, 22));
+                self.cut(&format!("rule gone {family}"), kind, outside, (address, 2222), (host, 2222));
+            }
+            self.kept("published", kind, outside, (v4, 8080), (web, 80));
+            self.cut("published, rule gone", kind, outside, (v4, 8081), (web, 81));
+            self.kept("container out", kind, web, (out4, 443), (outside, 443));
+            self.cut("container out, egress none", kind, six, (out6, 443), (outside, 443));
+            self.kept("container to host", kind, web, (gateway(&ground.web), 9000), (host, 9000));
+            self.cut("container to host, denied", kind, &shut.place, (gateway(shut), 9000), (host, 9000));
+            self.kept("host out", kind, host, (out4, 443), (outside, 443));
+            self.kept("host to container", kind, host, (ip(shut), 86), (&shut.place, 86));
+            self.kept("neighbours", kind, &ground.other.place, (ip(&ground.web), 85), (web, 85));
+            self.cut("reach", kind, web, (ip(shut), 87), (&shut.place, 87));
+        }
+        self.cut("datagrams published", Kind::Udp, outside, (v4, 5353), (web, 53));
+        self.cut("datagrams to host", Kind::Udp, outside, (v4, 6000), (host, 6000));
+        self.kept("datagrams out", Kind::Udp, web, (out4, 4433), (outside, 4433));
+        self.cut("datagrams out, egress none", Kind::Udp, six, (out6, 4436), (outside, 4436));
+        self.kept("pings out", Kind::Ping, web, (out4, 0), (outside, 0));
+        self.cut("pings out, egress none", Kind::Ping, six, (out6, 0), (outside, 0));
+    }
+
+    fn kept(&mut self, what: &str, kind: Kind, from: &Place, to: (IpAddr, u16), at: (&Place, u16)) -> String {
+        let name = format!("{what} ({kind:?})");
+        self.opening.open(&name, kind, from, SocketAddr::from(to), at);
+        name
+    }
+
+    fn cut(&mut self, what: &str, kind: Kind, from: &Place, to: (IpAddr, u16), at: (&Place, u16)) {
+        let name = self.kept(what, kind, from, to, at);
+        self.cut.push(name);
+    }
+}
+
+/// W15, too: somebody keeps packet marks in conntrack and gives them back.
+#[test]
+fn nothing_that_only_fw_allowed_outlives_it() {
+    let Some(ground) = Ground::start("nothing_that_only_fw_allowed_outlives_it") else { return };
+    let host = ground.lab.host();
+    host.script(
+        "iptables -w -t mangle -A PREROUTING -m mark --mark 0 -j CONNMARK --restore-mark
+         iptables -w -t mangle -A POSTROUTING -m mark ! --mark 0 -j CONNMARK --save-mark
+         ip rule add fwmark 1 lookup main",
+    )
+    .expect("rules of others");
+    let daemon = ground.lab.fw_run(WIDE).expect("fw");
+    let mut opening = Opening::default();
+    let ip = |container: &Container| container.ip().expect("an address");
+    let web = &ground.web.place;
+    for kind in [Kind::Tcp, Kind::Pushed, Kind::Udp] {
+        let port = 87 + kind as u16;
+        let reached = (&ground.shut.place, port);
+        opening.open("reach", kind, web, (ip(&ground.shut), port).into(), reached);
+        let neighbours = (ip(&ground.web), port).into();
+        opening.open("neighbours", kind, &ground.other.place, neighbours, (web, port));
+        opening.open("out", kind, web, (OUTSIDE, port).into(), (ground.lab.outside(), port));
+    }
+    opening.open("in", Kind::Pushed, ground.lab.outside(), (HOST, 8080).into(), (web, 80));
+    let talks = opening.begin();
+    daemon.terminate().expect("SIGTERM");
+    let said = ground.lab.fw_command(&["down"]).expect("fw").output().expect("fw down");
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("cut 3 connections"), "{said}");
+    wait::pass(TRIED);
+    assert_eq!(talks.silent(TRIED), ["reach"; 3], "{said}");
+}
