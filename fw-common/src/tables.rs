@@ -569,12 +569,26 @@ pub struct Daemon {
     pub degraded: u8,
     /// 1 if fw made the directory in which this map is pinned.
     pub made_directory: u8,
+    /// How NAT stands: one of [`nat_health`].
+    pub nat: u8,
     /// Zero.
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 6],
     /// Passes made since it started.
     pub passes: u64,
     /// Second of the monotonic clock in which the last pass ended.
     pub last_pass: u64,
+}
+
+/// Values of [`Daemon::nat`].
+pub mod nat_health {
+    /// Docker writes it.
+    pub const NOT_OURS: u8 = 0;
+    /// We write it, and it stands.
+    pub const STANDS: u8 = 1;
+    /// We should write it, but Docker's own rules stand and would translate as well.
+    pub const REFUSED: u8 = 2;
+    /// We should write it and could not; the log says why.
+    pub const FAILED: u8 = 3;
 }
 
 /// Sizes of the maps; the daemon may enlarge those that its policy file names.

@@ -14,11 +14,13 @@ use fw_common::tables::{
 };
 use fw_common::{ABI_VERSION, Address, Hook, Mac};
 
+use crate::handover::{Marks, Nat};
 use crate::inventory::{self, Inventory};
 use crate::plan::{HookPoint, State, Step};
 use crate::policy::{Egress, HostAccess, Mode, Policy, Spoofing, TableSizes, table_prefixes};
 use zones::Zones;
 
+mod nat;
 mod outbound;
 mod rules;
 mod uplinks;
@@ -33,6 +35,8 @@ pub struct Desired {
     pub output_devices: BTreeSet<String>,
     /// Names of the bridges whose ports are kept apart.
     pub apart: BTreeSet<String>,
+    /// What fw writes itself in iptables; `None` for marks that no rule can match.
+    pub nat: Option<Nat>,
     /// Uplinks on which XDP drops early, and how.
     pub early: BTreeMap<u32, Early>,
     /// Parts of the policy that match nothing, uplinks that are missing.
@@ -163,6 +167,10 @@ pub fn desired_with(
         ..Settings::zeroed()
     };
     uplinks::around_uplinks(inventory, &mut desired);
+    let reach = !desired.state.tables.reach.is_empty();
+    desired.nat = Marks::new(policy.marks.bit)
+        .ok()
+        .map(|marks| nat::nat(policy, inventory, marks, &desired.output_devices, reach));
     let known = inventory.networks.iter().map(|network| network.name.clone()).collect();
     let containers = inventory.endpoints.iter().map(|endpoint| endpoint.container.clone()).collect();
     desired.warnings.extend(policy.warnings(&known, &containers));

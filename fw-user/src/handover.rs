@@ -7,7 +7,9 @@
 mod connmark;
 mod iptables;
 mod layout;
+mod nat;
 mod nft;
+mod own;
 mod program;
 mod rule;
 mod save;
@@ -18,8 +20,9 @@ use serde::Serialize;
 use thiserror::Error;
 
 pub use self::connmark::doctor_marks;
-pub use self::iptables::{Change, Found, Iptables, Outcome, Status, Unreadable};
+pub use self::iptables::{Change, Found, Iptables, Outcome, Own, Status, Unreadable};
 pub use self::layout::{Edit, How, Placed, Report, plan, plan_removal, report, restore_input};
+pub use self::nat::{Nat, Network, Port};
 pub use self::nft::{Backstop, Nft, Standing};
 use self::rule::MarkRule;
 
@@ -121,12 +124,19 @@ pub struct Place {
     pub flavour: Flavour,
 }
 
+impl Family {
+    /// The command of this family.
+    pub const fn command(self) -> &'static str {
+        match self {
+            Self::V4 => "iptables",
+            Self::V6 => "ip6tables",
+        }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let family = match self.family {
-            Family::V4 => "iptables",
-            Family::V6 => "ip6tables",
-        };
+        let family = self.family.command();
         let flavour = match self.flavour {
             Flavour::Nft => "nft",
             Flavour::Legacy => "legacy",
@@ -165,6 +175,14 @@ pub enum HandoverError {
         "this kernel's nftables cannot tell which bridge a frame is on: it lacks the module nft_meta_bridge (CONFIG_NFT_BRIDGE_META)"
     )]
     NoBridgeMeta,
+    /// No iptables of one family.
+    #[error(
+        "cannot find the programs of {family} in PATH or the sbin directories: install the package `iptables`"
+    )]
+    NoFamily {
+        /// `iptables` or `ip6tables`.
+        family: &'static str,
+    },
     /// No iptables on this host.
     #[error(
         "cannot find iptables-save and iptables-restore in PATH or the sbin directories: install the package `iptables`"

@@ -368,7 +368,7 @@ fn linked(networks: &[Network], containers: &[DockerContainer], endpoints: &[End
 }
 
 /// The name of the network that containers join if nothing else is said.
-const DEFAULT_NETWORK: &str = "bridge";
+pub(crate) const DEFAULT_NETWORK: &str = "bridge";
 
 /// Docker leads published ports over one network of a container, the one that has its default route
 /// (libnetwork, `Endpoint.Less`): not an internal one; then the highest gateway priority; swarm's

@@ -1,6 +1,7 @@
 //! The policy file: what may come in and from where, as types that hold only valid values.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
@@ -12,9 +13,12 @@ pub use prefix::table_prefixes;
 pub use problem::{PolicyError, Problem};
 pub use summary::Summary;
 pub use tables::TableSizes;
-pub use words::{Fallback, HostAccess, Labels, Mode, NatOwner, Proto, Published, Spoofing, Xdp};
+pub use words::{
+    Fallback, HostAccess, Labels, Mode, NatFrom, NatOwner, NatProto, Proto, Published, Spoofing, Xdp,
+};
 
 mod describe;
+mod nat;
 mod networks;
 mod outbound;
 mod parse;
@@ -356,11 +360,53 @@ pub struct StaticNetwork {
     pub subnets: Vec<IpNet>,
 }
 
-/// Who writes the NAT rules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Who writes the NAT rules, and what is translated besides published ports.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Nat {
     /// The writer.
     pub owner: NatOwner,
+    /// What is led to a port of this host, in the order of the file.
+    pub redirects: Vec<Redirect>,
+    /// What is led from one server to another, in the order of the file; no two for one port of one address.
+    pub dnats: Vec<Dnat>,
+}
+
+/// One `[[nat.redirect]]`: connections to a port, wherever they lead, end at a port of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redirect {
+    /// Its name, unique among all rules.
+    pub name: String,
+    /// The protocol.
+    pub proto: NatProto,
+    /// Destination ports as the sender writes them: ascending, disjoint; at least one.
+    pub ports: Vec<PortRange>,
+    /// Whose connections; never [`NatFrom::Host`], whose resolver would ask itself.
+    pub from: BTreeSet<NatFrom>,
+    /// Port of this host, host byte order.
+    pub to: u16,
+    /// The line of the policy file where the rule begins, from 1.
+    pub line: u32,
+}
+
+/// One `[[nat.dnat]]`: connections to one server's address and port end at another's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dnat {
+    /// Its name, unique among all rules.
+    pub name: String,
+    /// The protocol.
+    pub proto: NatProto,
+    /// The address that the sender writes.
+    pub address: IpAddr,
+    /// Destination ports as the sender writes them: ascending, disjoint; at least one.
+    pub ports: Vec<PortRange>,
+    /// Whose connections.
+    pub from: BTreeSet<NatFrom>,
+    /// The server that gets them, of the same family as `address`.
+    pub to: IpAddr,
+    /// Its port, host byte order; `None` keeps the one that was asked for.
+    pub to_port: Option<u16>,
+    /// The line of the policy file where the rule begins, from 1.
+    pub line: u32,
 }
 
 /// Where our two-bit field lies in the packet mark.

@@ -13,12 +13,13 @@ use crate::conntrack::Connection;
 use crate::datapath::{Datapath, DatapathError};
 use crate::desired::{Desired, DesiredError, Prepared, desired_with, newcomer};
 use crate::docker::{Docker, DockerError, DockerSnapshot, Events};
-use crate::handover::{self, Backstop, Iptables, Nft, Standing};
+use crate::handover::{self, Backstop, Iptables, Nat, Nft, Standing};
 use crate::inventory::Inventory;
 use crate::netlink::{self, HostSnapshot, Joined, NetlinkError, Watch};
 use crate::plan::{State, Step, plan};
 use crate::policy::Policy;
 
+mod nat;
 mod takeover;
 mod uplinks;
 
@@ -89,8 +90,8 @@ pub struct Reconciler {
     datapath: Datapath,
     /// What the maps hold according to the last pass; read again whenever there is doubt.
     believed: Option<State>,
-    /// Devices of the hand-over that stands.
-    handed_over: Option<(BTreeSet<String>, bool)>,
+    /// The hand-over that stands.
+    handed_over: Option<HandOver>,
     /// The backstop between neighbours that stands.
     backstop: Option<Standing>,
     /// Hears of devices; none before the first pass, or after it has broken.
@@ -101,6 +102,17 @@ pub struct Reconciler {
     /// Connections that this daemon has cut.
     severed: Vec<Connection>,
     status: Daemon,
+}
+
+/// What iptables should hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct HandOver {
+    /// Names of the devices by which packets leave.
+    devices: BTreeSet<String>,
+    /// Whether networks reach each other.
+    reach: bool,
+    /// The rules of our own.
+    nat: Option<Nat>,
 }
 
 /// What a pass did.
@@ -341,7 +353,11 @@ impl Reconciler {
             networks: wanted.state.tables.networks.len(),
             ports: wanted.state.tables.ports.len(),
         };
-        let wanted_rules = (wanted.output_devices, !wanted.state.tables.reach.is_empty());
+        let wanted_rules = HandOver {
+            devices: wanted.output_devices,
+            reach: !wanted.state.tables.reach.is_empty(),
+            nat: wanted.nat.map(nat::settled),
+        };
         self.believed = Some(wanted.state);
         if wake >= Wake::Docker || self.handed_over.as_ref() != Some(&wanted_rules) {
             self.hand_over(wanted_rules).await;
@@ -506,28 +522,34 @@ impl Reconciler {
         }
     }
 
-    /// Has iptables let packets with our mark skip Docker's filter chains.
-    async fn hand_over(&mut self, (output_devices, reach): (BTreeSet<String>, bool)) {
+    /// Has iptables let packets with our mark skip Docker's filter chains, and writes the rules of our own.
+    async fn hand_over(&mut self, wanted: HandOver) {
         let bit = self.policy.marks.bit;
-        let devices = output_devices.clone();
+        let HandOver { devices, reach, nat } = wanted.clone();
         let applied = tokio::task::spawn_blocking(move || {
-            let wanted = handover::Desired::new(handover::Marks::new(bit)?, devices, reach)?;
-            Iptables::find()?.apply(&wanted)
+            let desired = handover::Desired::new(handover::Marks::new(bit)?, devices, reach)?;
+            let iptables = Iptables::find()?;
+            nat.map_or_else(|| iptables.apply(&desired), |nat| iptables.apply_all(&desired, &nat))
         });
         let applied = self.beside(applied).await;
         let applied = applied.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-        self.status.handover = u8::from(applied.is_ok());
-        self.handed_over = applied.is_ok().then_some((output_devices, reach));
+        self.status.handover = u8::from(applied.as_ref().is_ok_and(|outcome| outcome.refused.is_empty()));
+        if let Some(nat) = &wanted.nat {
+            self.status.nat = nat::health(nat, applied.as_ref().ok());
+            self.say(&nat::warnings(nat));
+        }
+        self.handed_over = applied.is_ok().then_some(wanted);
         match applied {
             Ok(outcome) => {
                 if outcome.changed {
-                    tracing::info!("iptables lets packets with our mark skip Docker's filter chains");
+                    tracing::info!("iptables holds our rules");
                 }
                 let unreadable =
                     outcome.unreadable.iter().map(|place| format!("iptables cannot show all of {place:?}"));
                 self.say(&unreadable.collect::<Vec<_>>());
+                self.say(nat::refusal(&outcome.refused).as_slice());
             }
-            Err(error) => self.say(&[format!("Docker's rules do not know our mark: {}", chain(&error))]),
+            Err(error) => self.say(&[format!("our rules in iptables do not stand: {}", chain(&error))]),
         }
     }
 

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use fw_common::tables::nat_health;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -74,7 +75,13 @@ pub fn run(options: &Options) -> Outcome {
     errors.extend(directory.remove_pins(daemon.is_some_and(|daemon| daemon.made_directory != 0)));
     drop(lock);
     if errors.is_empty() {
-        eprintln!("fw: down; Docker's own rules are in force again");
+        if daemon.is_some_and(|daemon| daemon.nat == nat_health::STANDS) {
+            eprintln!(
+                "fw: down; nobody translates or filters for containers now: start dockerd without --iptables=false"
+            );
+        } else {
+            eprintln!("fw: down; Docker's own rules are in force again");
+        }
         return Ok(ExitCode::SUCCESS);
     }
     Err(Failure::Failed(anyhow::anyhow!(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use fw_common::tables::memory::Memory;
-use fw_common::tables::{Daemon, Port, PortKey, name_kind, sources};
+use fw_common::tables::{Daemon, Port, PortKey, name_kind, nat_health, sources};
 use fw_common::wire::proto;
 use fw_common::{Address, Hook};
 use serde_json::{Value, json};
@@ -91,6 +91,7 @@ impl Report {
         let names = Names { names: &state.names };
         let daemon = maps.daemon()?;
         let mut problems = problems(&daemon, alive);
+        problems.extend(nat_problem(daemon.nat).map(str::to_owned));
         let roles = || state.tables.interfaces.values().map(|interface| interface.role);
         if daemon.ready != 0 && !roles().any(|role| role == fw_common::tables::role::UPLINK) {
             problems.push(
@@ -112,7 +113,7 @@ impl Report {
             exposure: exposure(&state, names, &inventory),
             counters: view::counters(maps)?,
             rules: view::rows("rules", maps, 0)?.unwrap_or_default(),
-            handover: handover(&state, host, &mut problems),
+            handover: handover(&state, host, daemon.nat, &mut problems),
             daemon,
             alive,
             docker,
@@ -346,7 +347,18 @@ fn leads_to(inventory: &Inventory, key: &PortKey) -> String {
     if containers.is_empty() { "host".to_owned() } else { containers.join(", ") }
 }
 
-fn handover(state: &State, host: &HostSnapshot, problems: &mut Vec<String>) -> Value {
+fn nat_problem(health: u8) -> Option<&'static str> {
+    match health {
+        nat_health::REFUSED => Some(
+            "NAT: the policy says nat.owner = \"fw\", but Docker's own rules stand: run dockerd with --iptables=false and \
+             take its rules away as docs/operations.md says",
+        ),
+        nat_health::FAILED => Some("NAT: our rules could not be written; the daemon's log says why"),
+        _ => None,
+    }
+}
+
+fn handover(state: &State, host: &HostSnapshot, nat: u8, problems: &mut Vec<String>) -> Value {
     let interfaces = state.tables.interfaces.values();
     let uplinks = interfaces.filter(|interface| interface.role == fw_common::tables::role::UPLINK);
     let devices =
@@ -358,17 +370,35 @@ fn handover(state: &State, host: &HostSnapshot, problems: &mut Vec<String>) -> V
         Ok(status) => {
             let missing: usize = status.places.iter().map(|place| place.report.missing.len()).sum();
             let rules: usize = status.places.iter().map(|place| place.report.in_place.len()).sum();
-            if missing > 0 {
+            if missing > 0 && nat != nat_health::STANDS {
                 problems.push(format!(
                     "{missing} of our rules are missing in iptables; the next pass puts them back"
                 ));
             }
-            let summary = match (status.places.is_empty(), missing) {
-                (true, _) => "Docker has no chain DOCKER-USER: nothing to hand over".to_owned(),
-                (false, 0) => format!("iptables holds our {rules} rules"),
-                (false, missing) => format!("{missing} rules are missing"),
+            let own: Vec<String> =
+                status.own.iter().map(|own| format!("{} rules in {}", own.rules, own.place)).collect();
+            if nat == nat_health::STANDS && own.is_empty() {
+                problems.push("our NAT rules are gone; the next pass puts them back".to_owned());
+            }
+            let summary = match (nat, status.places.is_empty(), missing) {
+                (nat_health::STANDS, ..) => format!("fw writes NAT: {}", own.join(", ")),
+                (_, true, _) => "Docker has no chain DOCKER-USER: nothing to hand over".to_owned(),
+                (_, false, 0) => format!("iptables holds our {rules} rules"),
+                (_, false, missing) => format!("{missing} rules are missing"),
             };
-            json!({"summary": summary, "places": status.places, "unreadable": status.unreadable})
+            let nat = match nat {
+                nat_health::NOT_OURS => "docker",
+                nat_health::STANDS => "fw",
+                nat_health::REFUSED => "refused",
+                _ => "failed",
+            };
+            json!({
+                "summary": summary,
+                "places": status.places,
+                "unreadable": status.unreadable,
+                "nat": nat,
+                "own": status.own,
+            })
         }
         Err(error) => {
             problems.push(format!("hand-over: {}", chain(&error)));

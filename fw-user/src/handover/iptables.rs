@@ -8,9 +8,11 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::layout::{Edit, How, Report, has_docker, plan, plan_removal, report, restore_input};
+use super::nat::Chain;
+use super::own::{concerns_own, docker_writes, has_own, own_rules, plan_own};
 use super::program::{PATIENCE, run, search, search_path};
 use super::save::Save;
-use super::{Desired, Family, Flavour, HandoverError, Marks, Place, doctor_marks};
+use super::{Desired, Family, Flavour, HandoverError, Marks, Nat, Place, doctor_marks};
 
 /// How long another holder of the xtables lock is waited for.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
@@ -21,6 +23,8 @@ const ATTEMPTS: u32 = 3;
 #[derive(Clone, Debug)]
 pub struct Iptables {
     tools: BTreeMap<Place, Tool>,
+    /// What the plain command of a family is, for a host where neither flavour has rules.
+    plain: BTreeMap<Family, PathBuf>,
     lock_wait: Duration,
 }
 
@@ -41,6 +45,8 @@ pub struct Outcome {
     pub places: Vec<Change>,
     /// Tables that may hold Docker's rules or fw's, unseen.
     pub unreadable: Vec<Unreadable>,
+    /// Where NAT was to be ours and Docker's own rules stand.
+    pub refused: Vec<Place>,
 }
 
 /// What was done in one rule set.
@@ -59,6 +65,18 @@ pub struct Status {
     pub places: Vec<Found>,
     /// Tables that may hold Docker's rules or fw's, unseen.
     pub unreadable: Vec<Unreadable>,
+    /// The rule sets with chains of our own.
+    pub own: Vec<Own>,
+}
+
+/// How much of our own stands in one rule set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Own {
+    /// Which one.
+    #[serde(flatten)]
+    pub place: Place,
+    /// Rules in our chains, and those that lead there.
+    pub rules: usize,
 }
 
 /// What stands in one rule set that holds Docker's rules.
@@ -101,7 +119,10 @@ impl Iptables {
     /// Looks for the programs in these directories. Where only plain `iptables` is, it is asked for its flavour.
     pub fn find_in(dirs: &[PathBuf]) -> Result<Self, HandoverError> {
         let mut tools = BTreeMap::new();
-        for (family, name) in [(Family::V4, "iptables"), (Family::V6, "ip6tables")] {
+        let mut plain_commands = BTreeMap::new();
+        for family in [Family::V4, Family::V6] {
+            let name = family.command();
+            plain_commands.extend(search(dirs, name).map(|plain| (family, plain)));
             for (flavour, suffix) in [(Flavour::Nft, "-nft"), (Flavour::Legacy, "-legacy")] {
                 if let Some(tool) = Tool::find(dirs, &format!("{name}{suffix}")) {
                     tools.insert(Place { family, flavour }, tool);
@@ -116,7 +137,10 @@ impl Iptables {
                 tools.entry(Place { family, flavour }).or_insert(tool);
             }
         }
-        if tools.is_empty() { Err(HandoverError::NoTool) } else { Ok(Self { tools, lock_wait: LOCK_WAIT }) }
+        if tools.is_empty() {
+            return Err(HandoverError::NoTool);
+        }
+        Ok(Self { tools, plain: plain_commands, lock_wait: LOCK_WAIT })
     }
 
     /// Waits this long for the xtables lock, in whole seconds, instead of ten.
@@ -129,20 +153,80 @@ impl Iptables {
     /// Brings every rule set with Docker's rules to `desired` and reads it back; touches nothing that is right.
     /// If one rule set fails the others are still done.
     pub fn apply(&self, desired: &Desired) -> Result<Outcome, HandoverError> {
-        self.write(|text| plan(text, desired))
+        self.write(BTreeMap::new(), |_, save, text| [plan(text, desired), plan_own(save, &[])].concat())
+    }
+
+    /// As [`Iptables::apply`], with the chains of our own.
+    ///
+    /// Each family has them in one flavour. Where Docker writes rules too, both would translate: there they hold what
+    /// Docker has no part in, its own rules stay handed over, and the place is named in [`Outcome::refused`].
+    pub fn apply_all(&self, desired: &Desired, nat: &Nat) -> Result<Outcome, HandoverError> {
+        let mut refused = Vec::new();
+        let mut own: BTreeMap<Place, Vec<Chain>> = BTreeMap::new();
+        let mut owned = Vec::new();
+        let mut read = BTreeMap::new();
+        for family in [Family::V4, Family::V6] {
+            let texts = self.texts(family)?;
+            let docker = texts.iter().find(|(_, text)| docker_writes(&Save::parse(text)));
+            refused.extend(docker.map(|(place, _)| *place).filter(|_| nat.owns));
+            let owns = nat.owns && docker.is_none();
+            let chains = nat.chains(family, owns)?;
+            if owns {
+                owned.push(family);
+            }
+            if !chains.is_empty() {
+                own.insert(self.choose(family, &texts)?, chains);
+            }
+            read.extend(texts);
+        }
+        let mut outcome = self.write(read, |place, save, text| {
+            let marks = if owned.contains(&place.family) { plan_removal(text) } else { plan(text, desired) };
+            [marks, plan_own(save, own.get(&place).map(Vec::as_slice).unwrap_or_default())].concat()
+        })?;
+        outcome.refused = refused;
+        Ok(outcome)
     }
 
     /// Takes away every rule of fw.
     pub fn remove(&self) -> Result<Outcome, HandoverError> {
-        self.write(plan_removal)
+        self.write(BTreeMap::new(), |_, save, text| [plan_removal(text), plan_own(save, &[])].concat())
+    }
+
+    /// What each rule set of a family holds.
+    fn texts(&self, family: Family) -> Result<Vec<(Place, String)>, HandoverError> {
+        let tools = self.tools.iter().filter(|(place, _)| place.family == family);
+        tools.map(|(place, tool)| Ok((*place, tool.read(false)?))).collect()
+    }
+
+    /// The rule set of a family that is in use: Docker's, the one where our chains stand, the only one with rules, or that
+    /// of the plain command.
+    fn choose(&self, family: Family, texts: &[(Place, String)]) -> Result<Place, HandoverError> {
+        let saves: Vec<_> = texts.iter().map(|(place, text)| (*place, Save::parse(text))).collect();
+        let only = |which: &dyn Fn(&Save<'_>) -> bool| {
+            let mut found = saves.iter().filter(|(_, save)| which(save));
+            found.next().filter(|_| found.next().is_none()).map(|(place, _)| *place)
+        };
+        let in_use =
+            only(&docker_writes).or_else(|| only(&has_own)).or_else(|| only(&|save| !save.is_empty()));
+        if let Some(place) = in_use {
+            return Ok(place);
+        }
+        let plain = self.plain.get(&family).map(|plain| flavour_of(plain)).transpose()?;
+        let plain =
+            plain.map(|flavour| Place { family, flavour }).filter(|place| self.tools.contains_key(place));
+        let place = plain.or_else(|| saves.first().map(|(place, _)| *place));
+        place.ok_or(HandoverError::NoFamily { family: family.command() })
     }
 
     /// What of `desired` stands in each rule set with Docker's rules; changes nothing.
     pub fn status(&self, desired: &Desired) -> Result<Status, HandoverError> {
-        let mut status = Status { places: Vec::new(), unreadable: Vec::new() };
+        let mut status = Status { places: Vec::new(), unreadable: Vec::new(), own: Vec::new() };
         for (&place, tool) in &self.tools {
             let text = tool.read(true)?;
-            status.unreadable.extend(unreadable(place, &Save::parse(&text)));
+            let save = Save::parse(&text);
+            status.unreadable.extend(unreadable(place, &save));
+            let rules = own_rules(&save);
+            status.own.extend((rules > 0).then_some(Own { place, rules }));
             status.places.extend(report(&text, desired).map(|report| Found { place, report }));
         }
         drop_needless(&mut status.unreadable, status.places.iter().map(|found| found.place));
@@ -159,11 +243,17 @@ impl Iptables {
         Ok(findings)
     }
 
-    fn write(&self, plan: impl Fn(&str) -> Vec<Edit>) -> Result<Outcome, HandoverError> {
-        let mut outcome = Outcome { changed: false, places: Vec::new(), unreadable: Vec::new() };
+    /// `read` holds what has been read a moment ago.
+    fn write(
+        &self,
+        mut read: BTreeMap<Place, String>,
+        plan: impl Fn(Place, &Save<'_>, &str) -> Vec<Edit>,
+    ) -> Result<Outcome, HandoverError> {
+        let mut outcome =
+            Outcome { changed: false, places: Vec::new(), unreadable: Vec::new(), refused: Vec::new() };
         let mut failures = Vec::new();
         for (&place, tool) in &self.tools {
-            match self.settle(place, tool, &plan) {
+            match self.settle(place, tool, read.remove(&place), &plan) {
                 Ok(settled) => {
                     outcome.changed |= !settled.edits.is_empty();
                     outcome.unreadable.extend(settled.unreadable);
@@ -187,16 +277,17 @@ impl Iptables {
         &self,
         place: Place,
         tool: &Tool,
-        plan: impl Fn(&str) -> Vec<Edit>,
+        mut read: Option<String>,
+        plan: impl Fn(Place, &Save<'_>, &str) -> Vec<Edit>,
     ) -> Result<Settled, HandoverError> {
         let mut done = Vec::new();
         let mut last = Vec::new();
         let mut failure = None;
         for attempt in 0..=ATTEMPTS {
-            let text = tool.read(false)?;
-            let edits = plan(&text);
+            let text = read.take().map_or_else(|| tool.read(false), Ok)?;
+            let save = Save::parse(&text);
+            let edits = plan(place, &save, &text);
             if edits.is_empty() {
-                let save = Save::parse(&text);
                 let (docker, unreadable) = (has_docker(&save), unreadable(place, &save));
                 return Ok(Settled { edits: done, docker, unreadable });
             }
@@ -275,8 +366,10 @@ impl Tool {
     }
 }
 
+/// Chains of our own are written as a whole and never pile up; without them there would be no NAT at all.
 fn undo(edits: &[Edit]) -> Vec<Edit> {
-    let added = edits.iter().filter(|edit| edit.how != How::Delete);
+    let added = edits.iter().filter(|edit| matches!(edit.how, How::Insert(_) | How::Append));
+    let added = added.filter(|edit| !concerns_own(edit));
     added.map(|edit| Edit { how: How::Delete, ..edit.clone() }).collect()
 }
 

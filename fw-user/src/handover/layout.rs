@@ -40,6 +40,12 @@ pub enum How {
     Insert(usize),
     /// Append at the end of the chain.
     Append,
+    /// Make the chain, or empty it if it is there.
+    Make,
+    /// Take all rules out of the chain.
+    Empty,
+    /// Remove the chain, which is empty and which nothing leads to.
+    Remove,
 }
 
 /// What stands in one rule set and what does not, for people to read.
@@ -136,6 +142,9 @@ pub fn restore_input(edits: &[Edit]) -> String {
             How::Delete => format!("-D {chain} {spec}\n"),
             How::Insert(number) => format!("-I {chain} {number} {spec}\n"),
             How::Append => format!("-A {chain} {spec}\n"),
+            How::Make => format!(":{chain} - [0:0]\n"),
+            How::Empty => format!("-F {chain}\n"),
+            How::Remove => format!("-X {chain}\n"),
         });
     }
     let commits =

@@ -1,11 +1,12 @@
 //! What iptables-save prints, read as far as the hand-over needs: tables, chains, rules, counters.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One rule set as printed by iptables-save, with or without `-c`.
 pub(super) struct Save<'a> {
     rules: Vec<Rule<'a>>,
-    chains: BTreeSet<(&'a str, &'a str)>,
+    /// With the policy of those that have one.
+    chains: BTreeMap<(&'a str, &'a str), &'a str>,
     incompatible: BTreeSet<&'a str>,
 }
 
@@ -22,14 +23,15 @@ pub(super) struct Rule<'a> {
 impl<'a> Save<'a> {
     /// Reads the text; lines that are neither table, chain nor rule are comments.
     pub(super) fn parse(text: &'a str) -> Self {
-        let mut save = Self { rules: Vec::new(), chains: BTreeSet::new(), incompatible: BTreeSet::new() };
+        let mut save = Self { rules: Vec::new(), chains: BTreeMap::new(), incompatible: BTreeSet::new() };
         let mut table = "";
         for line in text.lines().map(str::trim_end) {
             if let Some(name) = line.strip_prefix('*') {
                 table = name;
             } else if let Some(rest) = line.strip_prefix(':') {
-                let chain = rest.split(' ').next().unwrap_or(rest);
-                save.chains.insert((table, chain));
+                let mut words = rest.split(' ');
+                let chain = words.next().unwrap_or(rest);
+                save.chains.insert((table, chain), words.next().unwrap_or_default());
             } else if let Some(rule) = rule(table, line) {
                 save.rules.push(rule);
             } else if let Some(name) = incompatible(line) {
@@ -41,7 +43,17 @@ impl<'a> Save<'a> {
 
     /// Whether the table has this chain.
     pub(super) fn has(&self, table: &str, chain: &str) -> bool {
-        self.chains.contains(&(table, chain))
+        self.chains.contains_key(&(table, chain))
+    }
+
+    /// Whether what no rule of this chain of the system has decided is dropped.
+    pub(super) fn drops(&self, table: &str, chain: &str) -> bool {
+        self.chains.get(&(table, chain)) == Some(&"DROP")
+    }
+
+    /// Whether there is any rule at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rules.is_empty()
     }
 
     /// The rules of one chain, in order.

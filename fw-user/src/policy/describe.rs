@@ -1,10 +1,12 @@
 //! What a policy means, in words for an operator.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 use super::{
-    Egress, Fallback, Interfaces, Mode, NatOwner, NetworkPolicy, Origin, Policy, PortRange, Proto, Published,
-    Set, SetName, Sources, Spoofing, Xdp, prefix,
+    Egress, Fallback, Interfaces, Mode, NatFrom, NatOwner, NatProto, NetworkPolicy, Origin, Policy,
+    PortRange, Proto, Published, Set, SetName, Sources, Spoofing, Xdp, prefix,
 };
 
 /// Inline prefixes beyond this many are only counted.
@@ -109,6 +111,15 @@ fn rules(text: &mut String, policy: &Policy) {
         };
         rows.push(["out".into(), rule.name.clone(), service(rule.proto, &rule.ports) + &from, to]);
     }
+    rows.extend(policy.nat.redirects.iter().map(|rule| {
+        let whence = format!("of {} to port {} of this host", whose(&rule.from), rule.to);
+        ["nat".into(), rule.name.clone(), translated(rule.proto, &rule.ports), whence]
+    }));
+    rows.extend(policy.nat.dnats.iter().map(|rule| {
+        let to = rule.to_port.map_or(rule.to.to_string(), |port| SocketAddr::new(rule.to, port).to_string());
+        let service = format!("{} of {}", translated(rule.proto, &rule.ports), rule.address);
+        ["nat".into(), rule.name.clone(), service, format!("of {} to {to}", whose(&rule.from))]
+    }));
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let (names, services) = (width(1), width(2));
     for [verb, name, service, from] in &rows {
@@ -143,6 +154,14 @@ fn service(proto: Proto, ports: &[PortRange]) -> String {
             format!("{} {ports}", proto.word())
         }
     }
+}
+
+fn translated(proto: NatProto, ports: &[PortRange]) -> String {
+    format!("{} {}", proto.word(), listed(ports))
+}
+
+fn whose(from: &BTreeSet<NatFrom>) -> String {
+    from.iter().map(|from| from.word()).collect::<Vec<_>>().join(", ")
 }
 
 fn listed(ports: &[PortRange]) -> String {

@@ -11,8 +11,8 @@ use super::problem::{Problems, nearest};
 use super::section::{Item, Section};
 use super::words::Proto;
 use super::{
-    Allow, Deny, MAX_ZONES, Marks, Nat, Origin, Policy, PolicyError, Set, SetName, Sources, TableSizes,
-    ports, prefix, set_file, unsupported, uplink,
+    Allow, Deny, MAX_ZONES, Marks, Origin, Policy, PolicyError, Set, SetName, Sources, TableSizes, ports,
+    prefix, set_file, unsupported, uplink,
 };
 
 /// The longest name of a rule, set or static network, in characters.
@@ -91,7 +91,7 @@ impl Parser<'_> {
             self.static_network(section);
         }
         if let Some(section) = root.section("nat", &mut self.problems) {
-            self.policy.nat = nat(section, &mut self.problems);
+            self.nat(section);
         }
         if let Some(section) = root.section("marks", &mut self.problems) {
             self.policy.marks = marks(section, &mut self.problems);
@@ -263,15 +263,6 @@ impl Parser<'_> {
         self.policy.sets.insert(name.clone(), Set { prefixes, origin: Origin::Inline });
         name
     }
-}
-
-fn nat(mut section: Section<'_>, problems: &mut Problems<'_>) -> Nat {
-    let nat = Nat { owner: word_or_default(section.take("owner"), problems) };
-    // Known words whose contents are not read: `unsupported` refuses them.
-    section.take("redirect");
-    section.take("dnat");
-    section.finish(problems);
-    nat
 }
 
 fn marks(mut section: Section<'_>, problems: &mut Problems<'_>) -> Marks {

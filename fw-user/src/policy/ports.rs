@@ -37,7 +37,7 @@ impl PortRange {
         self.first..=self.last
     }
 
-    const fn overlaps(self, other: Self) -> bool {
+    pub(super) const fn overlaps(self, other: Self) -> bool {
         self.first <= other.last && other.first <= self.last
     }
 }
@@ -50,6 +50,12 @@ impl fmt::Display for PortRange {
             write!(f, "{}-{}", self.first, self.last)
         }
     }
+}
+
+/// One port.
+pub(super) fn single(item: &Item<'_>, expected: &str, problems: &mut Problems<'_>) -> Option<u16> {
+    let number = item.integer(expected, problems)?;
+    port(number).map_err(|message| problems.at(item.span(), message)).ok()
 }
 
 /// The ranges of a `ports` list, ascending and disjoint.

@@ -59,11 +59,24 @@ impl<'a> Section<'a> {
 
     /// The sections under an optional key that is written `[[key]]`.
     pub(super) fn sections(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Vec<Section<'a>> {
+        self.titled(&format!("[[{key}]]"), key, problems)
+    }
+
+    /// As [`Section::sections`], for those that are written `[[of.key]]`.
+    pub(super) fn sections_of(
+        &mut self,
+        of: &str,
+        key: &'static str,
+        problems: &mut Problems<'_>,
+    ) -> Vec<Section<'a>> {
+        self.titled(&format!("[[{of}.{key}]]"), key, problems)
+    }
+
+    fn titled(&mut self, title: &str, key: &'static str, problems: &mut Problems<'_>) -> Vec<Section<'a>> {
         let Some(item) = self.take(key) else { return Vec::new() };
-        let title = format!("[[{key}]]");
         let expected = format!("{title} with two brackets, once for each");
         let items = item.list(&expected, problems).unwrap_or_default();
-        items.into_iter().filter_map(|item| item.section(&title, problems)).collect()
+        items.into_iter().filter_map(|item| item.section(title, problems)).collect()
     }
 
     /// Every key with its place and value, for sections whose keys are names that the operator chose.

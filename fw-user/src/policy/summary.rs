@@ -1,12 +1,13 @@
 //! What a policy means, as data for scripts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde::Serialize;
 
 use super::{
-    Allow, ContainerPolicy, Egress, HostAccess, Interfaces, Limit, NetworkPolicy, Origin, Out, Policy,
-    PortRange, Set, SetName, Sources,
+    Allow, ContainerPolicy, Egress, HostAccess, Interfaces, Limit, Nat, NatFrom, NetworkPolicy, Origin, Out,
+    Policy, PortRange, Set, SetName, Sources,
 };
 
 /// A policy as data: what `describe` says, for `--json`. Sets are given by their size.
@@ -26,7 +27,7 @@ pub struct Summary<'a> {
     default_network: NetworkSummary<'a>,
     containers: BTreeMap<&'a str, ContainerSummary<'a>>,
     static_networks: Vec<StaticNetworkSummary<'a>>,
-    nat: NatSummary,
+    nat: NatSummary<'a>,
     marks: MarksSummary,
 }
 
@@ -125,8 +126,32 @@ struct StaticNetworkSummary<'a> {
 }
 
 #[derive(Debug, Serialize)]
-struct NatSummary {
+struct NatSummary<'a> {
     owner: &'static str,
+    redirect: Vec<RedirectSummary<'a>>,
+    dnat: Vec<DnatSummary<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct RedirectSummary<'a> {
+    name: &'a str,
+    proto: &'static str,
+    ports: Vec<RangeSummary>,
+    from: Vec<&'static str>,
+    to: u16,
+    line: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct DnatSummary<'a> {
+    name: &'a str,
+    proto: &'static str,
+    address: IpAddr,
+    ports: Vec<RangeSummary>,
+    from: Vec<&'static str>,
+    to: IpAddr,
+    to_port: Option<u16>,
+    line: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -182,7 +207,7 @@ impl<'a> Summary<'a> {
                     subnets: network.subnets.iter().map(ToString::to_string).collect(),
                 })
                 .collect(),
-            nat: NatSummary { owner: policy.nat.owner.word() },
+            nat: NatSummary::of(&policy.nat),
             marks: MarksSummary { bit: policy.marks.bit, mask: policy.marks.mask() },
         }
     }
@@ -229,6 +254,31 @@ impl<'a> LimitSummary<'a> {
             burst: rule.burst,
             line: rule.line,
         }
+    }
+}
+
+impl<'a> NatSummary<'a> {
+    fn of(nat: &'a Nat) -> Self {
+        let words = |from: &BTreeSet<NatFrom>| from.iter().map(|from| from.word()).collect();
+        let redirects = nat.redirects.iter().map(|rule| RedirectSummary {
+            name: &rule.name,
+            proto: rule.proto.word(),
+            ports: ranges(&rule.ports),
+            from: words(&rule.from),
+            to: rule.to,
+            line: rule.line,
+        });
+        let dnats = nat.dnats.iter().map(|rule| DnatSummary {
+            name: &rule.name,
+            proto: rule.proto.word(),
+            address: rule.address,
+            ports: ranges(&rule.ports),
+            from: words(&rule.from),
+            to: rule.to,
+            to_port: rule.to_port,
+            line: rule.line,
+        });
+        Self { owner: nat.owner.word(), redirect: redirects.collect(), dnat: dnats.collect() }
     }
 }
 

@@ -118,6 +118,24 @@ words! {
         Allow = "allow",
     }
 
+    /// The protocol of a translation: `nat.redirect.proto`, `nat.dnat.proto`.
+    pub enum NatProto {
+        /// TCP.
+        Tcp = "tcp",
+        /// UDP.
+        Udp = "udp",
+    }
+
+    /// Whose connections are translated: `nat.redirect.from`, `nat.dnat.from`.
+    pub enum NatFrom {
+        /// Containers of managed networks.
+        Containers = "containers",
+        /// Whoever comes in by an uplink.
+        Uplinks = "uplinks",
+        /// This host itself.
+        Host = "host",
+    }
+
     /// Who writes the NAT rules: `nat.owner`.
     #[derive(Default)]
     pub enum NatOwner {

@@ -105,6 +105,7 @@ fn carry_out(text: &str, edits: &[Edit]) -> String {
                 lines.insert(*at, rule);
             }
             How::Append => lines.insert(of_chain.last().map_or(end, |at| at + 1), rule),
+            How::Make | How::Empty | How::Remove => unreachable!("only chains of our own are made"),
         }
     }
     lines.join("\n") + "\n"

@@ -350,9 +350,60 @@ fn what_is_not_enforced_is_refused() {
     refused("fallback = \"closed\"", "1:1", "fallback = \"closed\"");
     refused("labels = \"may-open\"", "1:1", "labels = \"may-open\"");
     refused("labels = \"may-narrow\"", "1:1", "labels = \"may-narrow\"");
-    refused("[nat]\nowner = \"fw\"", "2:1", "owner = \"fw\"");
-    refused("[[nat.redirect]]\nport = 1", "1:7", "[[nat.redirect]]");
-    refused("[[nat.dnat]]", "1:7", "[[nat.dnat]]");
+}
+
+#[test]
+fn wrong_translations() {
+    let redirect =
+        |rest: &str| format!("[[nat.redirect]]\nname = \"a\"\nproto = \"udp\"\nports = [53]\n{rest}");
+    wrong(&redirect(""), "1:1: `to` is missing in [[nat.redirect]]; expected for example `to = 5353`");
+    wrong(&redirect("to = 0"), "5:6: port 0 is out of range; expected 1 to 65535");
+    wrong(&redirect("to = \"127.0.0.1:53\""), "5:6: `to` holds a string; expected a port of this host");
+    wrong(
+        &redirect("to = 1\nport = 2"),
+        "6:1: unknown key `port` in [[nat.redirect]]; did you mean `ports`?",
+    );
+    wrong(
+        &redirect("to = 1\nfrom = []"),
+        "6:8: an empty list means nobody; expected a list of \"containers\", \"uplinks\"",
+    );
+    wrong(
+        &redirect("to = 1\nfrom = [\"host\"]"),
+        "6:9: `from` holds \"host\"; expected a list of \"containers\", \"uplinks\"",
+    );
+    wrong(
+        "[[nat.redirect]]\nname = \"a\"\nproto = \"icmp\"\nports = [1]\nto = 1",
+        "3:9: `proto` is \"icmp\"; expected \"tcp\" or \"udp\"",
+    );
+    let second = "to = 1\n[[nat.redirect]]\nname = \"b\"\nproto = \"udp\"\nports = [\"50-60\"]\nto = 2";
+    wrong(
+        &redirect(second),
+        "6:1: redirect `b` has a port in common with redirect `a` at line 1; expected each once",
+    );
+    let dnat = |address: &str, to: &str| {
+        format!(
+            "[[nat.dnat]]\nname = \"a\"\nproto = \"tcp\"\nports = [1]\naddress = \"{address}\"\nto = \"{to}\""
+        )
+    };
+    let address = "expected the address of one server, such as \"192.0.2.10\"";
+    for not_one in ["192.0.2.0/24", "127.0.0.1", "224.0.0.1", "0.0.0.0", "::ffff:192.0.2.1", "fe80::1"] {
+        wrong(&dnat(not_one, "192.0.2.1"), &format!("5:11: `address` is {not_one:?}; {address}"));
+    }
+    let to =
+        "expected an address with or without a port, such as \"192.0.2.20:5432\" or \"[2001:db8::20]:5432\"";
+    for not_one in ["5432", "192.0.2.1:0", "localhost:1"] {
+        wrong(&dnat("192.0.2.1", not_one), &format!("6:6: `to` is {not_one:?}; {to}"));
+    }
+    wrong(
+        &dnat("192.0.2.1", "2001:db8::1"),
+        "6:6: `to` is of another family than `address`, 192.0.2.1; expected both of one",
+    );
+    let twice =
+        dnat("192.0.2.1", "192.0.2.2") + "\n" + &dnat("192.0.2.1", "192.0.2.3").replace("\"a\"", "\"b\"");
+    wrong(
+        &twice,
+        "7:1: dnat `b` translates a port of 192.0.2.1 that dnat `a` at line 1 translates already; expected each once",
+    );
 }
 
 #[test]
@@ -375,7 +426,7 @@ fn wrong_sections_of_containers() {
 #[test]
 fn all_errors_of_a_file_come_together_in_the_order_of_the_file() {
     let found = problems(
-        "[marks]\nbit = 1\n[uplink]\npublished = \"x\"\n[[allow]]\nname = \"a\"\nports = [0, 65536]\nfrom = [\"b\"]\n[nat]\nowner = \"fw\"\n",
+        "[marks]\nbit = 1\n[uplink]\npublished = \"x\"\n[[allow]]\nname = \"a\"\nports = [0, 65536]\nfrom = [\"b\"]\n[nat]\nowner = \"me\"\n",
     );
     let lines: Vec<u32> = found.iter().map(|problem| problem.line).collect();
     assert_eq!(lines, [2, 4, 5, 7, 7, 8, 10], "{found:#?}");

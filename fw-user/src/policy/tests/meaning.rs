@@ -7,8 +7,8 @@ use std::path::Path;
 use ipnet::IpNet;
 
 use super::super::{
-    Egress, Interfaces, Mode, Origin, Policy, Proto, Published, SetName, Sources, Spoofing, Summary, Xdp,
-    describe, table_prefixes,
+    Egress, Interfaces, Mode, NatFrom, NatOwner, Origin, Policy, Proto, Published, SetName, Sources,
+    Spoofing, Summary, Xdp, describe, table_prefixes,
 };
 use super::valid;
 
@@ -292,4 +292,28 @@ fn the_words_for_terms() {
     assert_eq!(json["containers"]["backup"]["egress"], serde_json::json!(["192.0.2.0/24"]));
     assert_eq!(json["containers"]["cart"], serde_json::json!({ "egress": null, "host": "deny" }));
     assert_eq!(policy.zones().len(), 1, "sets of egress are zones, too");
+}
+
+#[test]
+fn translations_have_defaults_and_are_told() {
+    let policy = valid(
+        "[nat]\nowner = \"fw\"\n[[nat.redirect]]\nname = \"dns\"\nproto = \"udp\"\nports = [53]\nto = 5300\n\
+         [[nat.dnat]]\nname = \"db\"\nproto = \"tcp\"\nports = [\"1-2\"]\naddress = \"192.0.2.1\"\nto = \"192.0.2.2:3\"\n",
+    );
+    let nat = &policy.nat;
+    assert_eq!(nat.owner, NatOwner::Fw);
+    assert_eq!(nat.redirects[0].from, BTreeSet::from([NatFrom::Containers]));
+    assert_eq!(nat.dnats[0].from, BTreeSet::from([NatFrom::Containers, NatFrom::Uplinks, NatFrom::Host]));
+    assert_eq!(nat.dnats[0].to_port, Some(3));
+    let told = describe(&policy);
+    for line in [
+        "nat        fw: fw writes the NAT rules, Docker runs with --iptables=false\n",
+        "nat    dns  udp 53                of containers to port 5300 of this host\n",
+        "nat    db   tcp 1-2 of 192.0.2.1  of containers, uplinks, host to 192.0.2.2:3\n",
+    ] {
+        assert!(told.contains(line), "{told}");
+    }
+    let summary = serde_json::to_value(Summary::of(&policy)).expect("plain data");
+    assert_eq!(summary["nat"]["redirect"][0]["to"], 5300);
+    assert_eq!(summary["nat"]["dnat"][0]["from"], serde_json::json!(["containers", "uplinks", "host"]));
 }
