@@ -1,0 +1,8 @@
+//! `nat.owner = "fw"`: dockerd runs with --iptables=false, and fw writes NAT.
+
+mod closed;
+mod ground;
+mod handed;
+mod repair;
+mod translations;
+mod ways;
