@@ -9,6 +9,7 @@ pub mod doors;
 pub mod frame;
 mod fw;
 mod keeper;
+pub mod meter;
 pub mod offload;
 mod place;
 mod probe;
