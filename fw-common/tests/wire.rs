@@ -8,7 +8,7 @@ use bytemuck::Zeroable as _;
 use example::host::families;
 use example::packets::{Draft, ip};
 use fw_common::Reason;
-use fw_common::wire::{Packet, Parsed, ethertype, inner_of_error, parse, tcp};
+use fw_common::wire::{Fragment, Packet, Parsed, ethertype, inner_of_error, parse, tcp};
 
 /// Parses an IP packet that stands at the beginning.
 fn parsed(bytes: &[u8]) -> Parsed<Packet> {
@@ -105,4 +105,75 @@ fn options_end_with_the_header() {
     assert_eq!(with(&[1, 1, 1, 7]), Err(Reason::BadOption), "its length lies behind the header");
     assert_eq!(with(&[131, 3, 4, 0]), Err(Reason::BadOption), "a source route");
     assert!(with(&[0, 131, 3, 4]).is_ok(), "nothing is read behind the end");
+}
+
+#[test]
+fn an_option_that_records_has_room_for_its_pointer() {
+    let [v4, _] = datagrams();
+    let with = |options: &[u8]| parsed(&v4.clone().options(options).packet()).map(|_| ());
+    assert_eq!(with(&[7, 2, 0, 0]), Err(Reason::BadOption));
+    assert_eq!(with(&[7, 3, 4, 0]), Ok(()));
+    // What stands behind it is looked at, too: a source route.
+    assert_eq!(with(&[7, 3, 4, 131, 3, 4, 0, 0]), Err(Reason::BadOption));
+}
+
+const PADDED: [u8; 6] = [1, 4, 0, 0, 0, 0];
+const DESTINATION_OPTIONS: u8 = 60;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const NO_NEXT: u8 = 59;
+
+/// An IPv6 packet that says it is `length` long behind its header, with these bytes there.
+fn ipv6(next: u8, length: u8, behind: &[u8]) -> Vec<u8> {
+    let [_, v6] = datagrams();
+    let mut bytes = v6.packet()[..40].to_vec();
+    (bytes[5], bytes[6]) = (length, next);
+    [&bytes, behind].concat()
+}
+
+#[test]
+fn an_extension_header_lies_within_the_packet_not_only_within_the_frame() {
+    let [fragment, options] =
+        [[NO_NEXT, 0, 0, 1, 0, 0, 0, 7], [&[NO_NEXT, 0][..], &PADDED].concat().try_into().expect("eight")];
+    for (kind, header) in [(FRAGMENT, fragment), (DESTINATION_OPTIONS, options)] {
+        assert_eq!(parsed(&ipv6(kind, 7, &header)).map(|_| ()), Err(Reason::MalformedHeader));
+        // To the last byte.
+        assert_eq!(parsed(&ipv6(kind, 8, &header)).map(|packet| packet.protocol), Ok(NO_NEXT));
+    }
+}
+
+#[test]
+fn a_routing_header_that_leads_elsewhere_is_refused_but_for_mobile_ipv6() {
+    for (kind, left, passes) in
+        [(0, 0, false), (0, 1, false), (3, 0, true), (3, 1, false), (2, 0, true), (2, 1, true)]
+    {
+        let header = [NO_NEXT, 0, kind, left, 0, 0, 0, 0];
+        let expected = if passes { Ok(()) } else { Err(Reason::BadOption) };
+        assert_eq!(parsed(&ipv6(ROUTING, 8, &header)).map(|_| ()), expected, "type {kind}, {left} left");
+    }
+}
+
+#[test]
+fn an_atomic_fragment_is_whole_and_a_later_one_is_not_read() {
+    let atomic = [&[DESTINATION_OPTIONS, 0, 0, 0, 0, 0, 0, 7][..], &[NO_NEXT, 0], &PADDED].concat();
+    let packet = parsed(&ipv6(FRAGMENT, 16, &atomic)).expect("a packet");
+    assert_eq!((packet.fragment(), packet.has_fragment_header()), (Fragment::Whole, true));
+    assert_eq!(packet.protocol, NO_NEXT);
+    let later = [&[DESTINATION_OPTIONS, 0, 0, 8, 0, 0, 0, 7][..], &[FRAGMENT, 200], &PADDED].concat();
+    let packet = parsed(&ipv6(FRAGMENT, 16, &later)).expect("a packet");
+    assert_eq!((packet.fragment(), packet.protocol), (Fragment::Later, DESTINATION_OPTIONS));
+}
+
+/// `tcp_valid_flags` in `net/netfilter/nf_conntrack_proto_tcp.c`: FIN 1, SYN 2, RST 4, ACK 16, URG 32.
+#[test]
+fn flags_are_those_that_conntrack_takes() {
+    const VALID: [u8; 9] = [2, 34, 18, 4, 20, 17, 49, 16, 48];
+    const WITH_ANY: u8 = 8 | 64 | 128;
+    for family in families() {
+        for flags in 0..=u8::MAX {
+            let segment = ip(family.remote, family.ours).tcp(40_000, 443, flags).packet();
+            let expected = VALID.contains(&(flags & !WITH_ANY));
+            assert_eq!(parsed(&segment).is_ok(), expected, "{flags:#010b}");
+        }
+    }
 }

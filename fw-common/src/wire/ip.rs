@@ -134,8 +134,9 @@ fn ipv4_options<B: Bytes + ?Sized>(bytes: &B, start: u32, packet: &Packet) -> Pa
             ROUTER_ALERT if packet.protocol == proto::IGMP => {}
             _ => return Err(Reason::BadOption),
         }
+        // Kind, length and pointer (RFC 791 section 3.1); of an alert a value.
         let mut length = 0u8;
-        if !bytes.read(at + 1, &mut length) || length < 2 || at + u32::from(length) > packet.transport {
+        if !bytes.read(at + 1, &mut length) || length < 3 || at + u32::from(length) > packet.transport {
             return Err(Reason::BadOption);
         }
         at += u32::from(length);

@@ -1,6 +1,7 @@
 //! Decisions: every example against the tables in memory, every reason reached, and what holds for all packets.
 
 mod budgets;
+mod edges;
 mod example;
 mod links;
 mod properties;

@@ -117,7 +117,7 @@ pub(crate) fn container(name: &str, port: u32, packet: Draft) -> Scene {
 }
 
 /// A packet of the container behind `port` that goes up from its bridge to the host.
-fn bridge(name: &str, bridge: u32, port: u32, packet: Draft) -> Scene {
+pub(crate) fn bridge(name: &str, bridge: u32, port: u32, packet: Draft) -> Scene {
     let packet = packet.between(host::mac_of(bridge), host::container_mac(port));
     scene(name, Hook::BridgeIngress, bridge, packet.frame())
 }
@@ -129,7 +129,7 @@ fn down(name: &str, bridge: u32, packet: Draft) -> Scene {
 }
 
 /// Any frame at any hook, on the example host.
-fn scene(name: &str, hook: Hook, device: u32, frame: Vec<u8>) -> Scene {
+pub(crate) fn scene(name: &str, hook: Hook, device: u32, frame: Vec<u8>) -> Scene {
     let arrival = arrival(device, host::mac_of(device), &frame);
     Scene { name: name.to_owned(), hook, arrival, frame, tables: host::tables() }
 }
