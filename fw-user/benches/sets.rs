@@ -3,6 +3,8 @@
 //! The daemon's own functions, one after the other, on maps that nobody else sees; a packet is run by
 //! `BPF_PROG_TEST_RUN` in rounds that go over all cases in turn, and the figures are medians with their spread.
 
+#[path = "support/bare.rs"]
+mod bare;
 #[path = "../../fw-common/tests/decide/example/mod.rs"]
 #[expect(dead_code, reason = "the example's host and packets serve here, its cases do not")]
 mod example;
@@ -16,6 +18,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bare::{Bare, BarePrograms};
 use example::host::{UPLINK, families, mac_of, tables};
 use example::packets::ip;
 use fw_common::tables::memory::Memory;
@@ -139,6 +142,37 @@ fn whole_way(what: &str, file: &Path) {
     packets(&programs, &mut maps, &wanted);
 }
 
+const ANYBODY: &str = "a port for anybody, from the same sources";
+
+/// Which program runs.
+enum By {
+    Fw,
+    Bare(Bare),
+}
+
+/// One thing to measure.
+struct Case {
+    by: By,
+    what: &'static str,
+    frames: Vec<Vec<u8>>,
+    /// Nanoseconds of a run, round by round.
+    found: Vec<f64>,
+}
+
+impl Case {
+    fn new(by: By, what: &'static str, frames: Vec<Vec<u8>>) -> Self {
+        Self { by, what, frames, found: Vec::new() }
+    }
+}
+
+/// Prints the median and the spread.
+fn say(what: &str, found: &[f64]) {
+    let mut found = found.to_vec();
+    found.sort_by(f64::total_cmp);
+    let (least, median, most) = (found[0], found[ROUNDS / 2], found[ROUNDS - 1]);
+    println!("  {what:46} {median:>9.0} ns  ({least:.0} to {most:.0})");
+}
+
 /// What a verdict takes with and without a question to the sets, by turns, on the same maps.
 fn packets(programs: &Programs, maps: &mut Maps, before: &State) {
     let (family, held) = (families()[0], &before.tables);
@@ -164,7 +198,9 @@ fn packets(programs: &Programs, maps: &mut Maps, before: &State) {
         };
         sources.iter().map(frame).collect()
     };
-    let mut cases = vec![("a port for anybody, from nobody's source", frames(&outside, 443), Vec::new())];
+    let is_prefix = |prefix: &&Prefix| prefix.bits != 128;
+    let bare = BarePrograms::load(held.sources.keys().chain(held.denied.keys()).filter(is_prefix));
+    let mut cases = vec![Case::new(By::Fw, "a port for anybody, from nobody's source", frames(&outside, 443))];
     for (single, of_allow, of_deny) in [
         (false, "a port for the set, from inside by a prefix", "from a denied prefix"),
         (true, "a port for the set, from inside as a host", "from a denied host"),
@@ -174,24 +210,51 @@ fn packets(programs: &Programs, maps: &mut Maps, before: &State) {
             continue;
         }
         if allow {
-            cases.push(("a port for anybody, from the same sources", frames(&sources, 443), Vec::new()));
+            cases.push(Case::new(By::Fw, ANYBODY, frames(&sources, 443)));
         }
-        cases.push((if allow { of_allow } else { of_deny }, frames(&sources, 22), Vec::new()));
+        cases.push(Case::new(By::Fw, if allow { of_allow } else { of_deny }, frames(&sources, 22)));
+        if !single {
+            cases.push(Case::new(By::Bare(Bare::Drop), "a bare program that drops", frames(&sources, 22)));
+            cases.push(Case::new(By::Bare(Bare::Prefix), "the same, asking a table", frames(&sources, 22)));
+        }
     }
     for _ in 0..ROUNDS {
-        for (_, frames, found) in &mut cases {
-            let seen = Seen { ifindex: UPLINK, ..Seen::default() };
-            let runs = RUNS / frames.len() as u32;
+        for case in &mut cases {
+            let runs = RUNS / case.frames.len() as u32;
             let time = |frame: &Vec<u8>| {
-                programs.test_run_of(Hook::UplinkIngress, frame, seen, runs).expect("a run").time.as_nanos()
+                let seen = Seen { ifindex: UPLINK, ..Seen::default() };
+                match case.by {
+                    By::Fw => {
+                        programs.test_run_of(Hook::UplinkIngress, frame, seen, runs).expect("a run").time
+                    }
+                    By::Bare(program) => bare.run(program, frame, runs),
+                }
             };
-            found.push(frames.iter().map(time).sum::<u128>() / frames.len() as u128);
+            let sum: Duration = case.frames.iter().map(time).sum();
+            case.found.push(sum.as_nanos() as f64 / case.frames.len() as f64);
         }
     }
-    for (what, _, found) in &mut cases {
-        found.sort_unstable();
-        let (least, median, most) = (found[0], found[ROUNDS / 2], found[ROUNDS - 1]);
-        println!("  {what:46} {median:>9} ns  ({least} to {most})");
+    for case in &cases {
+        say(case.what, &case.found);
+    }
+    // What asking costs: the difference of two that do the same but for that, round by round.
+    for pair in cases.chunk_by(|_, next| next.what != ANYBODY) {
+        let [without, with, bare_without, bare_with] = pair else { continue };
+        let asking = |without: &Case, with: &Case| -> Vec<f64> {
+            without.found.iter().zip(&with.found).map(|(without, with)| with - without).collect()
+        };
+        let (fw, bare) = (asking(without, with), asking(bare_without, bare_with));
+        say("asking for a prefix, fw", &fw);
+        say("asking for a prefix, bare", &bare);
+        let mut ratios: Vec<f64> = fw.iter().zip(&bare).map(|(fw, bare)| fw / bare).collect();
+        ratios.sort_by(f64::total_cmp);
+        println!(
+            "  {:46} {:>9.2}     ({:.2} to {:.2})",
+            "fw / bare",
+            ratios[ROUNDS / 2],
+            ratios[0],
+            ratios[ROUNDS - 1]
+        );
     }
 
     // A ban: one denied address more.

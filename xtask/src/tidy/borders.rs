@@ -13,6 +13,9 @@ const DATAPATH: &[&str] = &[
     "fw-user/src/datapath/maps.rs",
 ];
 
+/// The file of a benchmark that loads programs which are not fw's.
+const BARE: &[&str] = &["fw-user/benches/support/bare.rs"];
+
 /// The file of fw-common that may mention aya: bounded markers, nothing else.
 const MARKERS: &[&str] = &["fw-common/src/pod.rs"];
 
@@ -27,7 +30,7 @@ const IPTABLES: &[&str] = &["fw-user/src/handover/iptables.rs"];
 
 /// aya is imported by the datapath alone, and marks plain data in fw-common alone.
 pub(super) fn aya(tree: &Tree) -> Vec<Violation> {
-    let mut found = crate_used(tree, "fw-user/", "aya", DATAPATH);
+    let mut found = crate_used(tree, "fw-user/", "aya", &[DATAPATH, BARE].concat());
     found.extend(crate_used(tree, "fw-common/", "aya", MARKERS));
     found
 }
@@ -112,11 +115,12 @@ mod tests {
     use super::*;
     use crate::tidy::places;
 
-    const HOMES: [(&str, &str); 9] = [
+    const HOMES: [(&str, &str); 10] = [
         ("fw-user/src/datapath.rs", "use aya::Ebpf;"),
         ("fw-user/src/datapath/hooks.rs", "use aya::programs::tc;"),
         ("fw-user/src/datapath/maps.rs", "use aya::maps::Array;"),
         ("fw-common/src/pod.rs", "unsafe impl aya::Pod for X {}"),
+        ("fw-user/benches/support/bare.rs", "use aya::Ebpf;"),
         ("fw-user/src/datapath/early.rs", "use aya::programs::Xdp;"),
         ("fw-user/src/docker.rs", "use bollard::Docker;"),
         ("fw-user/src/handover/iptables.rs", "fn f() { Command::new(\"iptables-nft\"); }"),
