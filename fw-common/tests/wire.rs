@@ -177,3 +177,15 @@ fn flags_are_those_that_conntrack_takes() {
         }
     }
 }
+
+#[test]
+fn a_first_fragment_holds_the_whole_header_of_udp_itself() {
+    let [v4, _] = datagrams();
+    let mut bytes = v4.packet();
+    bytes[6] = 0x20;
+    for (length, expected) in [(28, Ok(())), (27, Err(Reason::BadFragment)), (24, Err(Reason::BadFragment))] {
+        // What stands behind is a frame's trailer.
+        bytes[3] = length;
+        assert_eq!(parsed(&bytes).map(|_| ()), expected, "{length} bytes");
+    }
+}
