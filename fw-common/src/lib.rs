@@ -27,6 +27,12 @@ pub use verdict::{Action, Hook, Mark, Reason, Verdict};
 
 /// Version of the layout of the tables and of the meaning of their fields.
 ///
-/// A daemon adopts pinned maps only if they carry the same number; it changes with every change to
-/// [`tables`], [`flow`], [`event`] or the numbering in [`verdict`].
+/// A daemon adopts pinned maps only if they carry the same number, and else makes new ones in their place; it changes
+/// with every change to [`tables`], [`flow`], [`event`] or the numbering in [`verdict`]. Whatever changes, the first
+/// eight bytes of [`tables::Settings`] and the first twelve of [`tables::Daemon`] stay what they are: every version
+/// reads them of every other.
 pub const ABI_VERSION: u32 = 3;
+
+/// The first [`ABI_VERSION`] whose `flows`, `inbound_flows` and `datagrams` are laid out, numbered and keyed as here. A
+/// daemon that makes new maps carries their content over only if the maps in force have the same number.
+pub const FLOWS_ABI: u32 = 3;

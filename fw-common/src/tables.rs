@@ -88,6 +88,8 @@ pub enum Route {
 pub struct Settings {
     /// [`crate::ABI_VERSION`] of the daemon that wrote it.
     pub abi: u32,
+    /// [`crate::FLOWS_ABI`] of that daemon; layout 2 had none, and its flows are some of those of 3.
+    pub flows_abi: u32,
     /// 0 enforce, 1 observe: count and report what would be dropped, and drop nothing.
     pub observe: u8,
     /// Lowest bit of the two-bit mark field (17 to 30).

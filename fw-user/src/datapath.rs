@@ -7,22 +7,29 @@ use std::path::Path;
 
 use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use bytemuck::Zeroable as _;
 use fw_common::Hook;
+use fw_common::tables::Daemon;
 
 mod bpffs;
 mod early;
 mod hooks;
+mod layout;
 mod maps;
+mod rebuild;
 
 pub use bpffs::{Directory, DirectoryError, Lock};
 use early::EarlyDrop;
 use hooks::Hooks;
 pub use hooks::{AttachMode, Attachment, attached_in, remove_all};
+pub use layout::{Occupant, occupant};
 pub use maps::{Drops, MAP_NAMES, Maps};
+use rebuild::Rebuild;
 
 use crate::desired::Early;
 use crate::netlink::Link;
 use crate::plan::{HookPoint, State, Step};
+use crate::reconcile::monotonic_seconds;
 
 /// The object that build.rs made of `fw-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fw-ebpf"));
@@ -49,7 +56,8 @@ pub enum DatapathError {
     },
     /// The pinned maps are another version's.
     #[error(
-        "the maps pinned in {directory} have layout {found}, this fw has {expected}; run `fw down --bpffs {directory}` with either version, then start again"
+        "the maps pinned in {directory} have layout {found}, this fw knows {expected}; ask the fw that wrote them, or \
+         start `fw run` of this one, which puts its own in their place"
     )]
     Layout {
         /// Where they are.
@@ -57,21 +65,6 @@ pub enum DatapathError {
         /// Their layout.
         found: u32,
         /// Ours.
-        expected: u32,
-    },
-    /// A pinned map is of another size than the policy says.
-    #[error(
-        "the map {map} pinned in {directory} has {found} entries, `[tables]` of the policy says {expected}; run `fw down \
-         --bpffs {directory}`, then start again, or write the size that it has"
-    )]
-    Size {
-        /// Where it is.
-        directory: String,
-        /// The map.
-        map: &'static str,
-        /// Its size.
-        found: u32,
-        /// The policy's.
         expected: u32,
     },
     /// A map cannot be opened, read or written.
@@ -100,23 +93,78 @@ pub struct Datapath {
     maps: Maps,
     hooks: Hooks,
     early: EarlyDrop,
+    /// While the maps are not yet those in force.
+    rebuild: Option<Rebuild>,
 }
 
 impl Datapath {
-    /// Loads the programs with the maps of `directory`, adopting those that are pinned there and pinning the rest.
+    /// Loads the programs with the maps of `directory`, adopting those that are pinned there and pinning the rest. If those
+    /// are of another layout or size, all are made anew beside them, and take their place in [`Datapath::renew`].
     /// Nothing is attached yet, and what was attached before still runs the programs it had.
     ///
-    /// `sizes` says how many entries maps of these names hold; maps that are pinned must hold as many.
+    /// `sizes` says how many entries maps of these names hold.
     pub fn load(
         directory: &Directory,
         mode: AttachMode,
         sizes: &[(&'static str, u32)],
     ) -> Result<Self, DatapathError> {
-        maps::check_layout(directory.path())?;
-        maps::check_sizes(directory.path(), sizes)?;
-        let (programs, maps) = Programs::load(Some(directory.path()), sizes)?;
-        let early = EarlyDrop::new(directory.path());
-        Ok(Self { programs, maps, hooks: Hooks::new(directory.path(), mode), early })
+        let directory = directory.path();
+        rebuild::go_on(directory)?;
+        let (rebuild, pins) = if rebuild::needed(directory, sizes)? {
+            let (rebuild, next) = Rebuild::begin(directory)?;
+            (Some(rebuild), next)
+        } else {
+            (None, directory.to_owned())
+        };
+        let loaded = Programs::load(Some(&pins), sizes).and_then(|(programs, mut maps)| {
+            if rebuild.is_some() {
+                let Occupant { pid, made_directory } = occupant(directory)?;
+                let made_directory = u8::from(made_directory);
+                maps.set_daemon(Daemon { pid, made_directory, ..Daemon::zeroed() })?;
+            }
+            Ok((programs, maps))
+        });
+        match loaded {
+            Ok((programs, maps)) => {
+                let (hooks, early) = (Hooks::new(directory, mode), EarlyDrop::new(directory));
+                Ok(Self { programs, maps, hooks, early, rebuild })
+            }
+            Err(error) => {
+                rebuild.map_or(Ok(()), Rebuild::abandon)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether the maps are new ones that are not in force yet.
+    pub fn is_rebuilding(&self) -> bool {
+        self.rebuild.is_some()
+    }
+
+    /// Whether new maps take over the flows of those in force.
+    pub fn carries_flows(&self) -> bool {
+        self.rebuild.as_ref().is_some_and(Rebuild::carries_flows)
+    }
+
+    /// Puts the new maps in force, when they are filled and new hooks are attached: every hook that an earlier daemon
+    /// attached gets today's program, in one step each. If one refuses, those before it get back what they had.
+    pub fn renew(&mut self, devices: &BTreeMap<u32, String>) -> Result<(), DatapathError> {
+        let Some(rebuild) = &mut self.rebuild else { return Ok(()) };
+        rebuild.carry(&mut self.maps, monotonic_seconds() as u32)?;
+        self.hooks.renew(&mut self.programs, &rebuild.kept, devices)?;
+        rebuild.catch_up(&mut self.maps)?;
+        self.rebuild.take().map_or(Ok(()), Rebuild::finish)
+    }
+
+    /// Gives the new maps up: the old ones are in force, as they were.
+    pub fn abandon(&mut self, devices: &BTreeMap<u32, String>) -> Result<(), DatapathError> {
+        let Some(rebuild) = self.rebuild.take() else { return Ok(()) };
+        for point in self.hooks.attached().keys().copied().collect::<Vec<_>>() {
+            if !rebuild.kept.contains(&point) {
+                self.hooks.detach(point, devices)?;
+            }
+        }
+        rebuild.abandon()
     }
 
     /// The maps.
@@ -133,7 +181,7 @@ impl Datapath {
     /// today's program in place of the one it had. `devices` are the names of all devices by ifindex.
     pub fn read(&mut self, devices: &BTreeMap<u32, String>) -> Result<State, DatapathError> {
         let mut state = self.maps.read()?;
-        state.hooks = self.hooks.adopt(&mut self.programs, devices, true)?;
+        state.hooks = self.found(devices)?;
         Ok(state)
     }
 
@@ -144,13 +192,26 @@ impl Datapath {
         devices: &BTreeMap<u32, String>,
     ) -> Result<State, DatapathError> {
         let mut state = self.maps.read_around(&believed.tables)?;
-        state.hooks = self.hooks.adopt(&mut self.programs, devices, true)?;
+        state.hooks = self.found(devices)?;
         Ok(state)
     }
 
-    /// The hooks alone, as [`Datapath::read`] finds them.
-    pub fn hooks(&mut self, devices: &BTreeMap<u32, String>) -> Result<BTreeSet<HookPoint>, DatapathError> {
-        self.hooks.adopt(&mut self.programs, devices, false)
+    /// The hooks that the kernel confirms. While the maps are not in force yet, they keep the programs they have.
+    fn found(&mut self, devices: &BTreeMap<u32, String>) -> Result<BTreeSet<HookPoint>, DatapathError> {
+        let Some(rebuild) = &mut self.rebuild else {
+            return self.hooks.adopt(Some(&mut self.programs), devices, |_| true);
+        };
+        rebuild.kept = self.hooks.adopt(None, devices, |_| true)?;
+        Ok(rebuild.kept.clone())
+    }
+
+    /// The hooks alone, as the last look left them, but for devices that are gone and for those in `doubt`.
+    pub fn hooks(
+        &mut self,
+        devices: &BTreeMap<u32, String>,
+        doubt: &BTreeSet<u32>,
+    ) -> Result<BTreeSet<HookPoint>, DatapathError> {
+        self.hooks.adopt(Some(&mut self.programs), devices, |ifindex| doubt.contains(&ifindex))
     }
 
     /// Carries out one step.

@@ -12,7 +12,7 @@ use fw_common::tables::{
     self, DenyRule, Endpoint, Interface, LinkKey, LocalAddress, LocalKey, Name, NameKey, Network, PortKey,
     Prefix, ReachKey, Settings, Subnet, Terms, capacity, egress, link_layer, name_kind, role,
 };
-use fw_common::{ABI_VERSION, Address, Hook, Mac};
+use fw_common::{ABI_VERSION, Address, FLOWS_ABI, Hook, Mac};
 
 use crate::handover::{Marks, Nat};
 use crate::inventory::{self, Inventory};
@@ -158,6 +158,7 @@ pub fn desired_with(
     let tables = &mut desired.state.tables;
     tables.settings = Settings {
         abi: ABI_VERSION,
+        flows_abi: FLOWS_ABI,
         observe: u8::from(policy.mode == Mode::Observe),
         mark_bit: policy.marks.bit,
         deny: u8::from(!tables.denied.is_empty()),

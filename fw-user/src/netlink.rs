@@ -19,7 +19,7 @@ pub(crate) use self::message::{Reader, aligned};
 pub use self::namespace::{ContainerLink, links_of, links_of_each};
 pub use self::qdisc::{has_filters, remove_clsact_if_unused};
 pub(crate) use self::socket::{Question, Socket};
-pub use self::watch::{Joined, Watch, watch};
+pub use self::watch::{Changed, Joined, Watch, watch};
 use crate::inventory::Mac;
 
 /// Links, addresses and default routes of a network namespace at one moment.

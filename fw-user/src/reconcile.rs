@@ -15,11 +15,12 @@ use crate::desired::{Desired, DesiredError, Prepared, desired_with, newcomer};
 use crate::docker::{Docker, DockerError, DockerSnapshot, Events};
 use crate::handover::{self, Backstop, Iptables, Nat, Nft, Standing};
 use crate::inventory::Inventory;
-use crate::netlink::{self, HostSnapshot, Joined, NetlinkError, Watch};
+use crate::netlink::{self, Changed, HostSnapshot, Joined, NetlinkError, Watch};
 use crate::plan::{State, Step, plan};
 use crate::policy::Policy;
 
 mod nat;
+mod rebuild;
 mod takeover;
 mod uplinks;
 
@@ -98,6 +99,8 @@ pub struct Reconciler {
     watch: Option<Watch>,
     /// Something has changed since the devices were read.
     stale: bool,
+    /// Devices that have gone since: they may be back without their hooks.
+    doubt: BTreeSet<u32>,
     said: BTreeSet<String>,
     /// Connections that this daemon has cut.
     severed: Vec<Connection>,
@@ -155,6 +158,7 @@ impl Reconciler {
             backstop: None,
             watch: None,
             stale: false,
+            doubt: BTreeSet::new(),
             said: BTreeSet::new(),
             severed: Vec::new(),
             status,
@@ -170,6 +174,12 @@ impl Reconciler {
         let before = self.datapath.read(&devices)?;
         match self.pass(Wake::Everything).await {
             Ok(passed) => Ok(passed),
+            Err(error) if self.datapath.is_rebuilding() => {
+                if let Err(error) = self.datapath.abandon(&devices) {
+                    tracing::error!(error = chain(&error), "cannot take the new maps away; `fw down` can");
+                }
+                Err(error)
+            }
             Err(error) => {
                 self.put_back(&before, &devices);
                 self.status = previous;
@@ -219,8 +229,8 @@ impl Reconciler {
                     }
                     Wake::Everything
                 }
-                joined = changed(&mut self.watch) => {
-                    self.welcome(&joined);
+                changed = changed(&mut self.watch) => {
+                    self.welcome(&changed);
                     Wake::Devices
                 }
                 () = std::future::ready(()), if self.stale => Wake::Devices,
@@ -256,17 +266,18 @@ impl Reconciler {
     async fn beside<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work);
         loop {
-            let joined = tokio::select! {
+            let changed = tokio::select! {
                 done = &mut work => return done,
-                joined = changed(&mut self.watch) => joined,
+                changed = changed(&mut self.watch) => changed,
             };
-            self.welcome(&joined);
+            self.welcome(&changed);
         }
     }
 
     /// Hooks devices that have just become ports of managed bridges, ahead of the pass that finds out what they are.
-    fn welcome(&mut self, joined: &[Joined]) {
+    fn welcome(&mut self, Changed { joined, gone }: &Changed) {
         self.stale = true;
+        self.doubt.extend(gone);
         for Joined { index, name, master } in joined {
             let Some(believed) = &mut self.believed else { return };
             let device = BTreeMap::from([(*index, name.clone())]);
@@ -312,10 +323,13 @@ impl Reconciler {
     }
 
     fn read_policy(&self) -> Result<Policy, Box<dyn std::error::Error>> {
-        let policy = Policy::read(&self.policy_file)?;
+        let mut policy = Policy::read(&self.policy_file)?;
         check_uplinks(&policy, Some(&self.policy), &netlink::snapshot()?.links)?;
         if policy.tables.of_maps() != self.policy.tables.of_maps() {
-            return Err("a table of another size needs another map: run `fw down`, then `fw run`".into());
+            tracing::warn!(
+                "tables of another size take effect with the next start of `fw run`; the rest does now"
+            );
+            policy.tables.keep_sizes(&self.policy.tables);
         }
         Ok(policy)
     }
@@ -336,11 +350,16 @@ impl Reconciler {
         let reloaded = self.candidate.is_some();
         let wanted = self.wanted(&host, &container_links, &current)?;
         self.say(&wanted.warnings);
-        let steps = plan(&current, &wanted.state);
+        let mut steps = plan(&current, &wanted.state);
         if reloaded {
             self.keep(&current, &wanted.state);
         }
-        let degraded = self.carry_out(&steps, &wanted.state, &devices)?;
+        let degraded = if self.datapath.is_rebuilding() {
+            rebuild::order(&mut steps);
+            self.carry_out_anew(&steps, &wanted.state, &devices)?
+        } else {
+            self.carry_out(&steps, &wanted.state, &devices)?
+        };
         if reloaded {
             self.cut(&current, &wanted.state);
         }
@@ -417,7 +436,8 @@ impl Reconciler {
     fn in_force(&mut self, wake: Wake, devices: &BTreeMap<u32, String>) -> Result<State, PassError> {
         match self.believed.take() {
             Some(believed) if wake < Wake::Everything => {
-                Ok(State { hooks: self.datapath.hooks(devices)?, ..believed })
+                let doubt = std::mem::take(&mut self.doubt);
+                Ok(State { hooks: self.datapath.hooks(devices, &doubt)?, ..believed })
             }
             // Sets of a million prefixes take a second to read, and nobody writes them but us.
             Some(believed) if believed.tables.sources.len() + believed.tables.denied.len() > LARGE_SETS => {
@@ -484,9 +504,7 @@ impl Reconciler {
         let (tables, rest) = steps.split_at(first_hook);
         let mut failed = false;
         failed |= self.carry_out_all(tables, devices)?;
-        if let Some(step) = self.datapath.maps().first_not_held(tables)? {
-            return Err(PassError::ReadBack { what: format!("{step:?}") });
-        }
+        self.read_back(tables)?;
         let takes_over = takeover::hooks_uplink(rest);
         if takes_over {
             self.seed(wanted);
@@ -496,6 +514,13 @@ impl Reconciler {
             self.seed(wanted);
         }
         Ok(failed)
+    }
+
+    fn read_back(&mut self, steps: &[Step]) -> Result<(), PassError> {
+        match self.datapath.maps().first_not_held(steps)? {
+            Some(step) => Err(PassError::ReadBack { what: format!("{step:?}") }),
+            None => Ok(()),
+        }
     }
 
     fn carry_out_all(&mut self, steps: &[Step], devices: &BTreeMap<u32, String>) -> Result<bool, PassError> {
@@ -599,12 +624,12 @@ impl Reconciler {
 }
 
 /// Waits for the next change of devices: for ever if nobody listens. A watch that breaks is thrown away.
-async fn changed(watch: &mut Option<Watch>) -> Vec<Joined> {
+async fn changed(watch: &mut Option<Watch>) -> Changed {
     let Some(listening) = watch else { return std::future::pending().await };
     listening.changed().await.unwrap_or_else(|error| {
         tracing::warn!(error = chain(&error), "changes of devices are not reported; looking every 10 s");
         *watch = None;
-        Vec::new()
+        Changed::default()
     })
 }
 

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use super::{Failure, Outcome, Pins, is_fw, need_privileges};
 use crate::connections;
 use crate::conntrack;
-use crate::datapath::{self, Directory, DirectoryError, Lock, Maps};
+use crate::datapath::{self, DatapathError, Directory, DirectoryError, Lock, Maps};
 use crate::handover::{Iptables, Nft};
 use crate::netlink::NetlinkError;
 use crate::plan::State;
@@ -39,10 +39,11 @@ pub fn run(options: &Options) -> Outcome {
         }
         Err(error) => return Err(error.into()),
     };
-    let daemon = Maps::open(directory.path()).and_then(|maps| maps.daemon()).ok();
+    // Whichever version runs on it.
+    let daemon = datapath::occupant(directory.path()).unwrap_or_default();
     // What the tables allowed is known only as long as they are there.
     let tables = Maps::open(directory.path()).and_then(|maps| maps.read());
-    let lock = take_over(&directory, daemon.map_or(0, |daemon| daemon.pid))?;
+    let lock = take_over(&directory, daemon.pid)?;
     let mut errors = Vec::new();
     match Iptables::find().and_then(|iptables| iptables.remove()) {
         Ok(outcome) => {
@@ -70,9 +71,12 @@ pub fn run(options: &Options) -> Outcome {
     }
     match tables {
         Ok(state) => errors.extend(cut(&state).err().map(|error| chain(&error))),
+        Err(error @ DatapathError::Layout { .. }) => {
+            eprintln!("fw: connections between networks may go on: {}", chain(&error));
+        }
         Err(error) => errors.push(format!("connections between networks may go on: {}", chain(&error))),
     }
-    errors.extend(directory.remove_pins(daemon.is_some_and(|daemon| daemon.made_directory != 0)));
+    errors.extend(directory.remove_pins(daemon.made_directory));
     drop(lock);
     if errors.is_empty() {
         if daemon.is_some_and(|daemon| daemon.nat == nat_health::STANDS) {

@@ -165,7 +165,7 @@ impl Directory {
 
     /// Removes the pins of all maps, and the directory too if fw made it; what goes wrong comes back as text.
     pub fn remove_pins(&self, with_directory: bool) -> Vec<String> {
-        let mut errors = Vec::new();
+        let mut errors = super::rebuild::remove_leftovers(&self.path);
         let mut check = |result: io::Result<()>, path: &Path| match result {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 errors.push(format!("cannot remove {}: {error}", path.display()));
@@ -179,6 +179,12 @@ impl Directory {
         let links = self.path.join(super::HOOK_PINS);
         check(fs::remove_dir(&links), &links);
         if with_directory {
+            // Maps that another version had besides.
+            for other in fs::read_dir(&self.path).into_iter().flatten().flatten().map(|entry| entry.path()) {
+                if !other.is_dir() {
+                    check(fs::remove_file(&other), &other);
+                }
+            }
             check(fs::remove_dir(&self.path), &self.path);
         }
         errors

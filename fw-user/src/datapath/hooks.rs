@@ -74,12 +74,13 @@ impl Hooks {
     }
 
     /// Finds what is attached. The first time, what an earlier daemon attached gets today's program, in place: never
-    /// two copies, never none. With `doubt`, the kernel is asked about each hook: somebody may have taken it off.
+    /// two copies, never none; without `programs` it keeps what it has. Where there is `doubt` of a device, the kernel is
+    /// asked about its hooks: somebody may have taken them off.
     pub(super) fn adopt(
         &mut self,
-        programs: &mut Programs,
+        mut programs: Option<&mut Programs>,
         devices: &BTreeMap<u32, String>,
-        doubt: bool,
+        doubt: impl Fn(u32) -> bool,
     ) -> Result<BTreeSet<HookPoint>, DatapathError> {
         let mut pins = pins_in(&self.links)?;
         pins.retain(|point, _| point.hook != Hook::UplinkXdp);
@@ -87,7 +88,7 @@ impl Hooks {
         for (point, pin) in &pins {
             let alive = match devices.get(&point.ifindex) {
                 None => false,
-                Some(device) if doubt && !runs(*point, pin.how, device) => {
+                Some(device) if doubt(point.ifindex) && !runs(*point, pin.how, device) => {
                     if self.attached.contains_key(point) {
                         tracing::warn!(
                             hook = point.hook.name(),
@@ -98,8 +99,13 @@ impl Hooks {
                     false
                 }
                 Some(_) if self.attached.contains_key(point) => true,
-                Some(_) if pin.how == Attachment::Tcx => update_link(programs, point.hook, &pin.path)?,
-                Some(device) => replace_filter(programs, *point, device)?,
+                Some(device) => match programs.as_deref_mut() {
+                    None => true,
+                    Some(programs) if pin.how == Attachment::Tcx => {
+                        update_link(programs.classifier_mut(point.hook)?, &pin.path)?
+                    }
+                    Some(programs) => replace_filter(programs, *point, device)?,
+                },
             };
             if alive {
                 self.attached.insert(*point, pin.how);
@@ -110,6 +116,63 @@ impl Hooks {
         }
         sweep_qdiscs(&self.links, devices)?;
         Ok(self.attached.keys().copied().collect())
+    }
+
+    /// Puts today's programs behind these hooks, all or none; what is gone meanwhile is forgotten.
+    ///
+    /// Whatever can fail is done before the first of them, but for the kernel's own refusal: then those that have gone over
+    /// get back the programs that they had. (A clsact filter that cannot be replaced is one that is gone.)
+    pub(super) fn renew(
+        &mut self,
+        programs: &mut Programs,
+        points: &BTreeSet<HookPoint>,
+        devices: &BTreeMap<u32, String>,
+    ) -> Result<(), DatapathError> {
+        let mut before = BTreeMap::new();
+        for point in points {
+            let path = self.links.join(link_name(*point));
+            match (self.attached.get(point), devices.get(&point.ifindex)) {
+                (Some(Attachment::Tcx), Some(device)) => match behind(*point, &path, device)? {
+                    Some(program) => _ = before.insert(*point, program),
+                    None => self.forget(*point)?,
+                },
+                (_, Some(_)) => {}
+                (_, None) => self.forget(*point)?,
+            }
+        }
+        let mut gone_over = Vec::new();
+        for point in points {
+            let Some(device) = devices.get(&point.ifindex) else { continue };
+            let renewed = match self.attached.get(point) {
+                Some(Attachment::Tcx) => {
+                    let program = programs.classifier_mut(point.hook)?;
+                    update_link(program, &self.links.join(link_name(*point)))
+                }
+                Some(_) => replace_filter(programs, *point, device),
+                None => continue,
+            };
+            match renewed {
+                Ok(true) => gone_over.push(*point),
+                Ok(false) => self.forget(*point)?,
+                Err(error) => {
+                    for point in gone_over {
+                        if let Some(program) = before.get_mut(&point) {
+                            update_link(program, &self.links.join(link_name(point)))?;
+                        }
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The hook is gone: so goes its pin.
+    fn forget(&mut self, point: HookPoint) -> Result<(), DatapathError> {
+        match self.attached.remove(&point) {
+            Some(Attachment::Clsact) => remove_pin(&self.links.join(filter_name(point))),
+            _ => remove_pin(&self.links.join(link_name(point))),
+        }
     }
 
     pub(super) fn attach(
@@ -353,15 +416,30 @@ fn beside_another_qdisc(point: HookPoint, device: &str, error: ProgramError) -> 
     }
 }
 
-/// Puts today's program behind a pinned link; false if the link is dead.
-fn update_link(programs: &mut Programs, hook: Hook, path: &Path) -> Result<bool, DatapathError> {
+/// The program behind a pinned TCX link; `None` if the link is detached, with its device or without.
+fn behind(point: HookPoint, path: &Path, device: &str) -> Result<Option<SchedClassifier>, DatapathError> {
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| DatapathError::Hook {
+        what: format!("look behind the pinned link {}", path.display()),
+        source,
+    };
+    let pinned = PinnedLink::from_pin(path).map_err(|error| failed(error.into()))?;
+    let id = FdLink::from(pinned).info().map_err(|error| failed(error.into()))?.program_id();
+    let Ok((_, mut there)) = SchedClassifier::query_tcx(device, direction(point.hook)) else {
+        return Ok(None);
+    };
+    let Some(at) = there.iter().position(|program| program.id() == id) else { return Ok(None) };
+    let program = SchedClassifier::from_program_info(there.swap_remove(at), point.hook.name().into());
+    program.map(Some).map_err(|error| failed(error.into()))
+}
+
+/// Puts a program behind a pinned link; false if the link is dead.
+fn update_link(program: &mut SchedClassifier, path: &Path) -> Result<bool, DatapathError> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| DatapathError::Hook {
         what: format!("take over the pinned link {}", path.display()),
         source,
     };
     let pinned = PinnedLink::from_pin(path).map_err(|error| failed(error.into()))?;
     let link = SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(|error| failed(error.into()))?;
-    let program = programs.classifier_mut(hook)?;
     match program.attach_to_link(link) {
         Ok(id) => {
             // The pin holds the link; this handle may go.

@@ -9,7 +9,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use bytemuck::Zeroable as _;
 use fw_common::event::Event;
-use fw_common::flow::{Flow, FlowKey, state};
+use fw_common::flow::{Flow, FlowKey, counted, state};
 use fw_common::tables::memory::Memory;
 use fw_common::tables::{
     Bucket, BucketKey, BudgetPlace, Count, Daemon, Datagram, DatagramKey, DenyRule, Endpoint, Interface,
@@ -19,6 +19,7 @@ use fw_common::tables::{
 use fw_common::{ABI_VERSION, Address, Hook, Reason};
 
 use super::DatapathError;
+use super::layout::{self, Remains, Walked};
 use crate::connections::Records;
 use crate::plan::{Place, State, Step};
 
@@ -58,7 +59,7 @@ const BPF_NOEXIST: u64 = 1;
 /// What stands where presence counts.
 const PRESENT: Present = Present { present: 1 };
 
-type Hash<K, V> = HashMap<MapData, K, V>;
+pub(super) type Hash<K, V> = HashMap<MapData, K, V>;
 type Trie<V> = LpmTrie<MapData, Address, V>;
 
 /// The maps of one fw.
@@ -90,55 +91,27 @@ pub struct Maps {
     events: RingBuf<MapData>,
 }
 
-/// Refuses maps that another version laid out.
-pub(super) fn check_layout(directory: &Path) -> Result<(), DatapathError> {
-    let pin = directory.join("settings");
-    if !pin.exists() {
-        return Ok(());
-    }
-    let settings: Array<MapData, Settings> = typed(pinned(directory, "settings")?, "settings")?;
-    let found = settings.get(&0, 0).map_err(|source| failed("read map settings", source))?.abi;
-    // 0: a daemon that died before its first write.
-    if found == ABI_VERSION || found == 0 {
-        return Ok(());
-    }
-    Err(DatapathError::Layout { directory: directory.display().to_string(), found, expected: ABI_VERSION })
-}
-
-/// Refuses maps of another size: the loader would take them as they are.
-pub(super) fn check_sizes(directory: &Path, sizes: &[(&'static str, u32)]) -> Result<(), DatapathError> {
-    for (map, expected) in sizes {
-        let path = directory.join(map);
-        if !path.exists() {
-            continue;
-        }
-        let of = |source| failed(&format!("read the size of the pinned map {}", path.display()), source);
-        let found = MapData::from_pin(&path).map_err(of)?.info().map_err(of)?.max_entries();
-        if found != *expected {
-            let directory = directory.display().to_string();
-            return Err(DatapathError::Size { directory, map, found, expected: *expected });
-        }
-    }
-    Ok(())
-}
-
-fn pinned(directory: &Path, name: &str) -> Result<Map, DatapathError> {
+pub(super) fn pinned(directory: &Path, name: &str) -> Result<Map, DatapathError> {
     let path = directory.join(name);
     let open = |source| failed(&format!("open the pinned map {}", path.display()), source);
     Map::from_map_data(MapData::from_pin(&path).map_err(open)?).map_err(open)
 }
 
-fn typed<T: TryFrom<Map, Error = MapError>>(map: Map, name: &str) -> Result<T, DatapathError> {
+pub(super) fn typed<T: TryFrom<Map, Error = MapError>>(map: Map, name: &str) -> Result<T, DatapathError> {
     map.try_into().map_err(|source| failed(&format!("use map {name}"), source))
 }
 
-fn failed(what: &str, source: MapError) -> DatapathError {
+pub(super) fn failed(what: &str, source: MapError) -> DatapathError {
     DatapathError::Map { what: what.to_owned(), source: Box::new(source) }
 }
 
 impl Maps {
-    /// The maps pinned in a directory.
+    /// The maps pinned in a directory, if they are laid out as this fw lays them out.
     pub fn open(directory: &Path) -> Result<Self, DatapathError> {
+        if let Some(found) = layout::abi(directory)?.filter(|found| ![0, ABI_VERSION].contains(found)) {
+            let directory = directory.display().to_string();
+            return Err(DatapathError::Layout { directory, found, expected: ABI_VERSION });
+        }
         Self::from_source(|name| pinned(directory, name).map(Some))
     }
 
@@ -476,6 +449,74 @@ impl Maps {
             }
         }
     }
+}
+
+impl Maps {
+    /// Takes over what packets have left in another set since this second of the monotonic clock, unless what is here is
+    /// newer; `carried` remembers it.
+    pub(super) fn carry(
+        &mut self,
+        from: &Remains,
+        since: u32,
+        carried: &mut Carried,
+    ) -> Result<(), DatapathError> {
+        let [flows, inbound_flows] = &mut carried.flows;
+        carry_flows(&mut self.flows, &from.flows, "flows", since, flows)?;
+        carry_flows(&mut self.inbound_flows, &from.inbound_flows, "inbound_flows", since, inbound_flows)?;
+        for (key, datagram) in from.datagrams.walk().filter(|(_, datagram)| datagram.seen >= since) {
+            write(&mut self.datagrams, "datagrams", &key, Some(&datagram))?;
+        }
+        Ok(())
+    }
+
+    /// Forgets flows that were taken over and have ended in the other set since; not those that began here anew.
+    pub(super) fn forget_ended(&mut self, from: &Remains, carried: &Carried) -> Result<(), DatapathError> {
+        let [flows, inbound_flows] = &carried.flows;
+        forget_ended(&mut self.flows, &from.flows, "flows", flows)?;
+        forget_ended(&mut self.inbound_flows, &from.inbound_flows, "inbound_flows", inbound_flows)
+    }
+}
+
+/// When the flows began that one set of maps took over from another: those that went out, and those that came in.
+#[derive(Default)]
+pub(super) struct Carried {
+    flows: [BTreeMap<FlowKey, u32>; 2],
+}
+
+/// Owners' numbers are given anew: a container's flow is counted again with the next packet that it sends.
+fn carry_flows(
+    new: &mut Hash<FlowKey, Flow>,
+    old: &Walked<FlowKey, Flow>,
+    name: &str,
+    since: u32,
+    carried: &mut BTreeMap<FlowKey, u32>,
+) -> Result<(), DatapathError> {
+    for (key, mut flow) in old.walk().filter(|(_, flow)| flow.last_seen >= since) {
+        if new.get(&key, 0).is_ok_and(|here| here.last_seen > flow.last_seen) {
+            continue;
+        }
+        if flow.container < counted::UNKNOWN {
+            flow.container = 0;
+        }
+        write(new, name, &key, Some(&flow))?;
+        carried.insert(key, flow.started);
+    }
+    Ok(())
+}
+
+fn forget_ended(
+    new: &mut Hash<FlowKey, Flow>,
+    old: &Walked<FlowKey, Flow>,
+    name: &str,
+    carried: &BTreeMap<FlowKey, u32>,
+) -> Result<(), DatapathError> {
+    for (key, started) in carried {
+        let ended = matches!(old.map.get(key, 0), Err(MapError::KeyNotFound));
+        if ended && new.get(key, 0).is_ok_and(|here| here.started <= *started) {
+            write(new, name, key, None)?;
+        }
+    }
+    Ok(())
 }
 
 fn trie_key(prefix: &Prefix) -> Key<Address> {

@@ -9,7 +9,7 @@ use fw_common::{Hook, Mac};
 use super::{Desired, Early, hook};
 use crate::inventory::{self, Inventory};
 use crate::netlink::{Link, LinkKind};
-use crate::plan::State;
+use crate::plan::{HookPoint, State};
 use crate::policy::{Interfaces, Policy, Xdp};
 
 /// The devices that face the outside.
@@ -107,8 +107,10 @@ fn faces_outside(inventory: &Inventory, link: &Link, current: &State) -> bool {
             || is_uplink(current, link.index))
 }
 
+/// By its role, or by its hook where the tables are made anew.
 fn is_uplink(current: &State, ifindex: u32) -> bool {
     current.tables.interfaces.get(&ifindex).is_some_and(|interface| interface.role == role::UPLINK)
+        || current.hooks.contains(&HookPoint { ifindex, hook: Hook::UplinkIngress })
 }
 
 /// Adds the device where packets are first seen: the ports of a bridge, where no DNAT has run yet, and the bond or

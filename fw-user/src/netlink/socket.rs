@@ -83,18 +83,16 @@ impl Socket {
         self.ask(question, NLM_F_ACK, payload, |_| {}).map(|_| ())
     }
 
-    /// Takes one datagram off the queue: the payloads of its messages of this type, as many as fit into `buffer`.
-    pub(super) fn next_change(&self, buffer: &mut [u8], kind: u16) -> io::Result<Vec<Vec<u8>>> {
+    /// Takes one datagram off the queue: its messages by type, as many as fit into `buffer`.
+    pub(super) fn next_change(&self, buffer: &mut [u8]) -> io::Result<Vec<(u16, Vec<u8>)>> {
         let length = recv(self.descriptor.as_raw_fd(), buffer, MsgFlags::empty())?;
         let mut rest = &buffer[..length];
-        let mut payloads = Vec::new();
+        let mut messages = Vec::new();
         while let Some((header, payload)) = split(rest) {
             rest = rest.get(aligned(header.length)..).unwrap_or_default();
-            if header.kind == kind {
-                payloads.push(payload.to_vec());
-            }
+            messages.push((header.kind, payload.to_vec()));
         }
-        Ok(payloads)
+        Ok(messages)
     }
 
     /// Hands the answer's payloads to `visit`; false if the list was interrupted by a change.

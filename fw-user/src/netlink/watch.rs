@@ -24,6 +24,16 @@ pub struct Joined {
     pub master: u32,
 }
 
+/// What the kernel has told of since the last time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Devices that were said to belong to another: they cannot wait for a snapshot.
+    pub joined: Vec<Joined>,
+    /// Indexes of devices that have gone, for good or to another namespace; one may be back already, and has lost its
+    /// programs.
+    pub gone: Vec<u32>,
+}
+
 /// Begins to listen in the network namespace of the calling thread, inside a tokio runtime.
 #[expect(
     deprecated,
@@ -36,36 +46,42 @@ pub fn watch() -> Result<Watch, NetlinkError> {
 }
 
 impl Watch {
-    /// Waits until something has changed since the last call; any number of changes is one wake-up. Tells which
-    /// devices were said to belong to another: they cannot wait for a snapshot. A change that was lost shows there.
+    /// Waits until something has changed since the last call; any number of changes is one wake-up. What was lost shows in
+    /// a snapshot.
     ///
     /// Safe to drop while it waits. After an error, make a new watch.
-    pub async fn changed(&mut self) -> Result<Vec<Joined>, NetlinkError> {
+    pub async fn changed(&mut self) -> Result<Changed, NetlinkError> {
         let failed = |source| NetlinkError::Ask { what: "changes", source };
-        let mut changes = 0_u32;
-        let mut joined = Vec::new();
+        let mut count = 0_u32;
+        let mut changed = Changed::default();
         loop {
             let mut ready = self.socket.readable().await.map_err(failed)?;
             loop {
-                match ready.try_io(|socket| socket.get_ref().next_change(&mut self.buffer, RTM_NEWLINK)) {
-                    Ok(Ok(links)) => {
-                        changes = changes.saturating_add(1);
-                        joined.extend(links.iter().filter_map(|payload| of_another(payload)));
+                match ready.try_io(|socket| socket.get_ref().next_change(&mut self.buffer)) {
+                    Ok(Ok(messages)) => {
+                        count = count.saturating_add(1);
+                        for (kind, payload) in &messages {
+                            match *kind {
+                                RTM_NEWLINK => changed.joined.extend(of_another(payload)),
+                                RTM_DELLINK => changed.gone.extend(index(payload)),
+                                _ => {}
+                            }
+                        }
                     }
                     // More changes than the queue holds: the kernel has dropped some, and says so once.
                     Ok(Err(error)) if error.raw_os_error() == Some(ENOBUFS) => {
-                        changes = changes.saturating_add(1);
+                        count = count.saturating_add(1);
                     }
                     Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                     Ok(Err(error)) => return Err(failed(error)),
                     Err(_would_block) => break,
                 }
-                if changes >= BURST {
-                    return Ok(joined);
+                if count >= BURST {
+                    return Ok(changed);
                 }
             }
-            if changes > 0 {
-                return Ok(joined);
+            if count > 0 {
+                return Ok(changed);
             }
         }
     }
@@ -77,9 +93,15 @@ fn of_another(payload: &[u8]) -> Option<Joined> {
     Some(Joined { index: link.index, name: link.name, master: link.master? })
 }
 
+/// The second word of `struct ifinfomsg`.
+fn index(payload: &[u8]) -> Option<u32> {
+    payload.get(4..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
 /// Larger than any message about one link.
 const DATAGRAM: usize = 64 * 1024;
 const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
 
 const ENOBUFS: i32 = nix::errno::Errno::ENOBUFS as i32;
 

@@ -88,6 +88,11 @@ impl TableSizes {
         maps.map(|(map, size)| (*map, *size(&mut self))).collect()
     }
 
+    /// Takes the sizes of maps from `other`, and keeps what is no map's size.
+    pub fn keep_sizes(&mut self, other: &Self) {
+        *self = Self { flows_per_container: self.flows_per_container.min(other.flows), ..*other };
+    }
+
     /// Bytes of kernel memory that these tables take before anything is in them, about.
     pub fn memory(mut self) -> u64 {
         let taken = |table: &Sized| {

@@ -10,6 +10,7 @@ const DATAPATH: &[&str] = &[
     "fw-user/src/datapath.rs",
     "fw-user/src/datapath/early.rs",
     "fw-user/src/datapath/hooks.rs",
+    "fw-user/src/datapath/layout.rs",
     "fw-user/src/datapath/maps.rs",
 ];
 
@@ -118,6 +119,7 @@ mod tests {
     const HOMES: [(&str, &str); 10] = [
         ("fw-user/src/datapath.rs", "use aya::Ebpf;"),
         ("fw-user/src/datapath/hooks.rs", "use aya::programs::tc;"),
+        ("fw-user/src/datapath/layout.rs", "use aya::maps::MapInfo;"),
         ("fw-user/src/datapath/maps.rs", "use aya::maps::Array;"),
         ("fw-common/src/pod.rs", "unsafe impl aya::Pod for X {}"),
         ("fw-user/benches/support/bare.rs", "use aya::Ebpf;"),
