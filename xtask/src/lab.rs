@@ -11,6 +11,7 @@ mod fw;
 mod keeper;
 pub mod meter;
 pub mod offload;
+pub mod pins;
 mod place;
 mod probe;
 pub mod raw;

@@ -20,6 +20,7 @@ pub type Drops = BTreeMap<(String, String), u64>;
 #[derive(Debug)]
 pub struct Daemon<'lab> {
     lab: &'lab Lab,
+    binary: PathBuf,
     child: Child,
 }
 
@@ -31,11 +32,23 @@ impl Lab {
 
     /// As [`Lab::fw_run`], with further arguments.
     pub fn fw_run_with(&self, policy: &str, arguments: &[&str]) -> Result<Daemon<'_>> {
+        self.fw_run_by(&fw_binary()?, policy, arguments)
+    }
+
+    /// As [`Lab::fw_run_with`], by another binary.
+    pub fn fw_run_by(&self, binary: &Path, policy: &str, arguments: &[&str]) -> Result<Daemon<'_>> {
+        let mut daemon = self.fw_begin(binary, policy, arguments)?;
+        daemon.wait_ready()?;
+        Ok(daemon)
+    }
+
+    /// Starts `fw run`, and does not wait for it.
+    pub fn fw_begin(&self, binary: &Path, policy: &str, arguments: &[&str]) -> Result<Daemon<'_>> {
         fs::write(self.path(POLICY), policy).context("cannot write the policy into the lab")?;
-        let binary = fw_binary()?;
+        fs::remove_file(self.path(PID)).ok();
         // The pid file holds the number inside the lab's process namespace; `exec` keeps it.
         let line = format!(
-            "echo $$ >{PID}; exec {} run --policy {POLICY} --docker {SOCKET} --bpffs {BPFFS} {} >>{LOG} 2>&1",
+            "echo $$ >{PID}.new; mv {PID}.new {PID}; exec {} run --policy {POLICY} --docker {SOCKET} --bpffs {BPFFS} {} >>{LOG} 2>&1",
             binary.display(),
             arguments.join(" ")
         );
@@ -47,15 +60,18 @@ impl Lab {
             .env("NO_COLOR", "1")
             .spawn()
             .context("cannot start fw")?;
-        let mut daemon = Daemon { lab: self, child };
-        daemon.wait_ready()?;
-        Ok(daemon)
+        let pid = self.path(PID);
+        wait::until("the shell that becomes fw", Duration::from_secs(10), || pid.exists().then_some(()))?;
+        Ok(Daemon { lab: self, binary: binary.to_owned(), child })
     }
 
     /// A command `fw …` on this host, not yet started.
     pub fn fw_command(&self, arguments: &[&str]) -> Result<Command> {
-        let binary = fw_binary()?.display().to_string();
-        let mut command = self.host().command(&binary);
+        self.fw_command_by(&fw_binary()?, arguments)
+    }
+
+    fn fw_command_by(&self, binary: &Path, arguments: &[&str]) -> Result<Command> {
+        let mut command = self.host().command(&binary.display().to_string());
         let (name, rest) = arguments.split_first().context("fw has a subcommand")?;
         command.args([name, "--bpffs", BPFFS]).args(rest);
         Ok(command)
@@ -63,7 +79,11 @@ impl Lab {
 
     /// Runs `fw …` to its end and returns its standard output; an exit code other than 0 is an error with its words.
     pub fn fw(&self, arguments: &[&str]) -> Result<String> {
-        let output = self.fw_command(arguments)?.output().context("cannot run fw")?;
+        self.fw_by(&fw_binary()?, arguments)
+    }
+
+    fn fw_by(&self, binary: &Path, arguments: &[&str]) -> Result<String> {
+        let output = self.fw_command_by(binary, arguments)?.output().context("cannot run fw")?;
         if !output.status.success() {
             // `fw status` tells what is wrong on its standard output.
             let words = [output.stderr, output.stdout].concat();
@@ -135,12 +155,19 @@ impl Daemon<'_> {
         Ok(())
     }
 
+    /// Waits for its end, and tells whether that was a success.
+    pub fn ends(&mut self) -> Result<bool> {
+        let ended = wait::until("fw ends", Duration::from_secs(30), || self.child.try_wait().ok().flatten())?;
+        Ok(ended.success())
+    }
+
     fn wait_ready(&mut self) -> Result<()> {
         let mut ended = None;
         let mut last = String::new();
         let ready = wait::until("`fw status` exits 0", Duration::from_secs(30), || {
             ended = self.child.try_wait().ok().flatten();
-            let status = self.lab.fw_status().map_err(|error| last = format!("{error:#}"));
+            let status = self.lab.fw_by(&self.binary, &["status"]);
+            let status = status.map_err(|error| last = format!("{error:#}"));
             (ended.is_some() || status.is_ok()).then_some(())
         });
         let log = || format!("{last}\nits log:\n{}", self.lab.fw_log().trim_end());
