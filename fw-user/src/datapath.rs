@@ -13,6 +13,7 @@ use fw_common::tables::Daemon;
 
 mod bpffs;
 mod early;
+mod ground;
 mod hooks;
 mod layout;
 mod maps;
@@ -20,6 +21,7 @@ mod rebuild;
 
 pub use bpffs::{Directory, DirectoryError, Lock};
 use early::EarlyDrop;
+use ground::Ground;
 use hooks::Hooks;
 pub use hooks::{AttachMode, Attachment, attached_in, remove_all};
 pub use layout::{Occupant, occupant};
@@ -93,6 +95,7 @@ pub struct Datapath {
     maps: Maps,
     hooks: Hooks,
     early: EarlyDrop,
+    ground: Ground,
     /// While the maps are not yet those in force.
     rebuild: Option<Rebuild>,
 }
@@ -122,12 +125,12 @@ impl Datapath {
                 let made_directory = u8::from(made_directory);
                 maps.set_daemon(Daemon { pid, made_directory, ..Daemon::zeroed() })?;
             }
-            Ok((programs, maps))
+            Ok((programs, maps, Ground::new(directory, &pins)?))
         });
         match loaded {
-            Ok((programs, maps)) => {
+            Ok((programs, maps, ground)) => {
                 let (hooks, early) = (Hooks::new(directory, mode), EarlyDrop::new(directory));
-                Ok(Self { programs, maps, hooks, early, rebuild })
+                Ok(Self { programs, maps, hooks, early, ground, rebuild })
             }
             Err(error) => {
                 rebuild.map_or(Ok(()), Rebuild::abandon)?;
@@ -199,6 +202,7 @@ impl Datapath {
     /// The hooks that the kernel confirms. While the maps are not in force yet, they keep the programs they have.
     fn found(&mut self, devices: &BTreeMap<u32, String>) -> Result<BTreeSet<HookPoint>, DatapathError> {
         let Some(rebuild) = &mut self.rebuild else {
+            self.ground.mend()?;
             return self.hooks.adopt(Some(&mut self.programs), devices, |_| true);
         };
         rebuild.kept = self.hooks.adopt(None, devices, |_| true)?;
@@ -211,6 +215,7 @@ impl Datapath {
         devices: &BTreeMap<u32, String>,
         doubt: &BTreeSet<u32>,
     ) -> Result<BTreeSet<HookPoint>, DatapathError> {
+        self.ground.mend()?;
         self.hooks.adopt(Some(&mut self.programs), devices, |ifindex| doubt.contains(&ifindex))
     }
 

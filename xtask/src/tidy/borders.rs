@@ -9,6 +9,7 @@ use super::{
 const DATAPATH: &[&str] = &[
     "fw-user/src/datapath.rs",
     "fw-user/src/datapath/early.rs",
+    "fw-user/src/datapath/ground.rs",
     "fw-user/src/datapath/hooks.rs",
     "fw-user/src/datapath/layout.rs",
     "fw-user/src/datapath/maps.rs",
@@ -116,9 +117,10 @@ mod tests {
     use super::*;
     use crate::tidy::places;
 
-    const HOMES: [(&str, &str); 10] = [
+    const HOMES: [(&str, &str); 11] = [
         ("fw-user/src/datapath.rs", "use aya::Ebpf;"),
         ("fw-user/src/datapath/hooks.rs", "use aya::programs::tc;"),
+        ("fw-user/src/datapath/ground.rs", "use aya::maps::MapData;"),
         ("fw-user/src/datapath/layout.rs", "use aya::maps::MapInfo;"),
         ("fw-user/src/datapath/maps.rs", "use aya::maps::Array;"),
         ("fw-common/src/pod.rs", "unsafe impl aya::Pod for X {}"),
