@@ -8,6 +8,7 @@ pub mod fuzz;
 pub mod lab;
 pub mod mutants;
 pub mod oracle;
+pub mod replace;
 pub mod setup;
 pub mod soak;
 pub mod test;

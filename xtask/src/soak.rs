@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Subcommand;
 
 use crate::lab::{Lab, OUTSIDE, OUTSIDE6, Options, wait};
+use crate::{replace, workspace};
 
 /// What `cargo xtask soak` does.
 #[derive(Subcommand)]
@@ -16,12 +17,26 @@ pub enum Soak {
         #[arg(long, default_value_t = 10)]
         minutes: u64,
     },
+    /// fw is started again and again under load, also by another fw whose maps are laid out otherwise.
+    Restarts {
+        /// How often by the same fw.
+        #[arg(long, default_value_t = 50)]
+        restarts: u32,
+        /// How often by another one, up and down in turns.
+        #[arg(long, default_value_t = 10)]
+        upgrades: u32,
+    },
 }
 
 /// Runs a soak.
 pub fn run(soak: &Soak) -> Result<()> {
     match soak {
         Soak::Neighbours { minutes } => neighbours(Duration::from_secs(minutes * 60), Expiry::LONG),
+        Soak::Restarts { restarts, upgrades } => {
+            workspace::build_fw()?;
+            let other = replace::other::build()?;
+            replace::restarts(*restarts, *upgrades, Some(&other), 100)
+        }
     }
 }
 

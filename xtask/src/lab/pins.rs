@@ -82,7 +82,10 @@ impl Lab {
                 ensure!(there == pinned, "{device} has {there} programs at {ending} and {pinned} pins");
                 counted += there;
             }
-            let pinned = links.keys().filter(|pin| pin.starts_with(&format!("uplink_xdp-{ifindex}"))).count();
+            let pinned = links
+                .keys()
+                .filter(|pin| pin.trim_end_matches("_generic") == format!("uplink_xdp-{ifindex}"))
+                .count();
             let xdp = self.host().run(&["ip", "-o", "link", "show", device])?.matches("prog/xdp").count();
             ensure!(xdp == pinned, "{device} has {xdp} programs at XDP and {pinned} pins");
             counted += xdp;

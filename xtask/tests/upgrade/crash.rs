@@ -4,18 +4,18 @@ use std::time::{Duration, Instant};
 
 use xtask::lab::{BPFFS, fw_binary, wait};
 
-use crate::ground::{Ground, POLICY};
+use xtask::replace::POLICY;
+
+use crate::ground;
 use crate::layout::{FOREIGN, TODAY};
 
 /// Killed at moments that are spread over the whole of a start, most of them where hooks go over.
 #[test]
 fn a_death_at_any_moment_leaves_every_hook_with_one_program() {
-    let Some(ground) = Ground::start("a_death_at_any_moment_leaves_every_hook_with_one_program") else {
-        return;
-    };
+    let Some(ground) = ground("a_death_at_any_moment_leaves_every_hook_with_one_program") else { return };
     let lab = &ground.lab;
     let daemon = lab.fw_run(POLICY).expect("fw");
-    let meters = ground.meters();
+    let meters = ground.meters().expect("the meters");
     daemon.terminate().expect("SIGTERM");
     lab.relabel(FOREIGN).expect("another layout");
     let begun = Instant::now();
@@ -52,10 +52,10 @@ const MOMENTS: u32 = 12;
 /// Dead while the pins are renamed: the next start, which may be another version, goes on with it.
 #[test]
 fn a_death_while_pins_are_renamed_is_gone_on_with() {
-    let Some(ground) = Ground::start("a_death_while_pins_are_renamed_is_gone_on_with") else { return };
+    let Some(ground) = ground("a_death_while_pins_are_renamed_is_gone_on_with") else { return };
     let lab = &ground.lab;
     let daemon = lab.fw_run(POLICY).expect("fw");
-    let meters = ground.meters();
+    let meters = ground.meters().expect("the meters");
     daemon.terminate().expect("SIGTERM");
     lab.relabel(FOREIGN).expect("another layout");
     // The old set is pinned once more, to be put back where the new one has not got to.

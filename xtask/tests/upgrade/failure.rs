@@ -5,17 +5,19 @@ use std::time::Instant;
 use xtask::lab::tcx::Direction;
 use xtask::lab::{BPFFS, fw_binary};
 
-use crate::ground::{Ground, POLICY};
+use xtask::replace::POLICY;
+
+use crate::ground;
 use crate::layout::{FOREIGN, gone_over};
 
 /// Z22: the new maps or programs cannot be made; one of the new hooks cannot be attached; one of the old ones cannot be
 /// taken over.
 #[test]
 fn a_failed_start_leaves_the_old_set_in_force() {
-    let Some(ground) = Ground::start("a_failed_start_leaves_the_old_set_in_force") else { return };
+    let Some(ground) = ground("a_failed_start_leaves_the_old_set_in_force") else { return };
     let lab = &ground.lab;
     let daemon = lab.fw_run(POLICY).expect("fw");
-    let meters = ground.meters();
+    let meters = ground.meters().expect("the meters");
     daemon.terminate().expect("SIGTERM");
     lab.relabel(FOREIGN).expect("another layout");
     let before = lab.footprint().expect("a footprint");

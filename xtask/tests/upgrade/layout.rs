@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use xtask::lab::{Lab, wait};
 
-use crate::ground::{Ground, POLICY};
+use xtask::replace::POLICY;
+
+use crate::ground;
 
 /// A layout that no fw has.
 pub(crate) const FOREIGN: u8 = 200;
@@ -14,11 +16,11 @@ pub(crate) const TODAY: u8 = fw_common::ABI_VERSION as u8;
 /// Z20: SIGTERM, another layout, and back; the links stay, everything behind them is new, no connection notices.
 #[test]
 fn another_layout_gives_way_under_load() {
-    let Some(ground) = Ground::start("another_layout_gives_way_under_load") else { return };
+    let Some(ground) = ground("another_layout_gives_way_under_load") else { return };
     let lab = &ground.lab;
     let before = lab.footprint().expect("a footprint");
     let daemon = lab.fw_run(POLICY).expect("fw");
-    let meters = ground.meters();
+    let meters = ground.meters().expect("the meters");
     let (links, map) = (lab.links().expect("links"), lab.map_id("flows").expect("a map"));
     let hooks = lab.one_program_per_hook().expect("one program per hook");
     assert_eq!(hooks, links.len());
@@ -58,10 +60,10 @@ fn another_layout_gives_way_under_load() {
 /// A table of another size waits for the next start, which gives it: nothing is taken down for it.
 #[test]
 fn another_size_takes_effect_with_the_next_start() {
-    let Some(ground) = Ground::start("another_size_takes_effect_with_the_next_start") else { return };
+    let Some(ground) = ground("another_size_takes_effect_with_the_next_start") else { return };
     let lab = &ground.lab;
     let daemon = lab.fw_run(POLICY).expect("fw");
-    let meters = ground.meters();
+    let meters = ground.meters().expect("the meters");
     let larger =
         format!("{POLICY}\n[[allow]]\nname = \"ping\"\nproto = \"icmp\"\n[tables]\nflows = 524288\n");
     let map = lab.map_id("flows").expect("a map");
@@ -86,10 +88,10 @@ fn another_size_takes_effect_with_the_next_start() {
 /// Z15: pins of maps that somebody removed: the next daemon makes a whole set, and nobody notices.
 #[test]
 fn maps_without_pins_are_made_anew() {
-    let Some(ground) = Ground::start("maps_without_pins_are_made_anew") else { return };
+    let Some(ground) = ground("maps_without_pins_are_made_anew") else { return };
     let lab = &ground.lab;
     let daemon = lab.fw_run(POLICY).expect("fw");
-    let meters = ground.meters();
+    let meters = ground.meters().expect("the meters");
     let begun = Instant::now();
     daemon.terminate().expect("SIGTERM");
     lab.host().script("rm /sys/fs/bpf/fw/ports /sys/fs/bpf/fw/endpoints").expect("pins go");
