@@ -41,7 +41,7 @@ pub fn restarts(restarts: u32, upgrades: u32, other: Option<&PathBuf>, connectio
         let next =
             if number * upgrades / all > (number - 1) * upgrades / all { Next::Other } else { Next::Same };
         let begun = Instant::now();
-        let killed = number % 2 == 0;
+        let killed = number / 2 % 2 == 0;
         if killed {
             daemon.kill()?;
         } else {

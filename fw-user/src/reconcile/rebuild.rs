@@ -29,14 +29,14 @@ impl Reconciler {
         let (new, unwanted) = hooks.split_at(hooks.partition_point(|step| matches!(step, Step::Attach(_))));
         self.datapath.maps().apply_all(tables)?;
         self.read_back(tables)?;
-        // Without the flows of the old maps, and for hooks that had none.
-        let seeds = !self.datapath.carries_flows() || takeover::hooks_uplink(new);
-        if seeds {
+        let carries = self.datapath.carries_flows();
+        if !carries {
             self.seed(wanted);
         }
         self.carry_out_all(new, devices)?;
         self.datapath.renew(devices)?;
-        if seeds {
+        // Behind the flows that are carried over, which know better.
+        if !carries || takeover::hooks_uplink(new) {
             self.seed(wanted);
         }
         tracing::info!(

@@ -48,8 +48,17 @@ impl Lab {
 
     /// Has the pinned maps say that they are of another layout: what a fw finds that knows another one.
     pub fn relabel(&self, layout: u8) -> Result<()> {
+        self.write_settings(0, layout)
+    }
+
+    /// Has them say that their flows are of another layout, too.
+    pub fn relabel_flows(&self, layout: u8) -> Result<()> {
+        self.write_settings(4, layout)
+    }
+
+    fn write_settings(&self, at: usize, byte: u8) -> Result<()> {
         let mut value = self.settings()?;
-        value[0] = layout;
+        *value.get_mut(at).context("settings are longer")? = byte;
         let value: Vec<String> = value.iter().map(u8::to_string).collect();
         self.host()
             .script(&format!(

@@ -50,6 +50,17 @@ fn another_layout_gives_way_under_load() {
     gone_over(lab, 2);
     assert_eq!(lab.one_program_per_hook().expect("one program per hook"), hooks);
 
+    // From one whose flows mean something else: what is known comes from conntrack.
+    let begun = Instant::now();
+    daemon.terminate().expect("SIGTERM");
+    lab.relabel(FOREIGN).expect("another layout");
+    lab.relabel_flows(FOREIGN).expect("another layout of flows");
+    let before_seeding = lab.fw_log().matches("connections from before are known").count();
+    let daemon = lab.fw_run(POLICY).expect("fw with another layout");
+    meters.row("Z20", "other flows, too: filled from conntrack", begun);
+    gone_over(lab, 3);
+    assert_eq!(lab.fw_log().matches("connections from before are known").count(), before_seeding + 1);
+
     // `fw down` knows whose directory it is, though a rebuild lies between.
     drop(meters);
     daemon.terminate().expect("SIGTERM");
