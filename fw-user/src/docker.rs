@@ -76,6 +76,10 @@ impl Docker {
     pub async fn snapshot(&self) -> Result<DockerSnapshot, DockerError> {
         let (version, api) = self.version().await?;
         let networks = self.ask("networks", self.client.list_networks(None)).await?;
+        if networks.is_empty() {
+            // Docker has `host` and `none` from the start, Podman its own: an engine without any is not ready.
+            return Err(answer("networks", "it names none at all"));
+        }
         let mut networks = networks.into_iter().map(network).collect::<Result<Vec<_>, _>>()?;
         networks.sort_by(|a, b| a.id.cmp(&b.id));
 
@@ -109,7 +113,16 @@ impl Docker {
             ])),
             ..EventsOptions::default()
         };
-        Events { stream: Box::pin(self.client.events(Some(options))), address: self.address.to_string() }
+        Events {
+            stream: Box::pin(self.client.events(Some(options))),
+            address: self.address.to_string(),
+            removed: BTreeSet::new(),
+        }
+    }
+
+    /// Whether the engine answers at all.
+    pub async fn answers(&self) -> bool {
+        self.version().await.is_ok()
     }
 
     /// Version of the engine and of its API.
@@ -182,6 +195,7 @@ impl Docker {
 pub struct Events {
     stream: Pin<Box<dyn Stream<Item = Result<models::EventMessage, ClientError>> + Send>>,
     address: String,
+    removed: BTreeSet<String>,
 }
 
 impl Events {
@@ -190,27 +204,34 @@ impl Events {
     /// Safe to drop while it waits. An error is the end: connect again after a pause, open new events, and
     /// take a snapshot.
     pub async fn next(&mut self) -> Result<Wake, DockerError> {
-        let ended = || DockerError::EventsEnded { address: self.address.clone() };
-        let first = self.stream.next().await.ok_or_else(ended)?;
-        wake(&first, ended)?;
+        let Some(Ok(())) = self.stream.next().await.map(|event| self.hear(event)) else {
+            return Err(DockerError::EventsEnded { address: self.address.clone() });
+        };
         while let Some(Some(more)) = self.stream.next().now_or_never() {
-            if wake(&more, ended).is_err() {
+            if self.hear(more).is_err() {
                 // The next call finds the end again; what was heard before it must not be lost.
                 break;
             }
         }
         Ok(Wake)
     }
-}
 
-/// An event that cannot be read is one all the same.
-fn wake(
-    event: &Result<models::EventMessage, ClientError>,
-    ended: impl Fn() -> DockerError,
-) -> Result<Wake, DockerError> {
-    match event {
-        Ok(_) | Err(ClientError::JsonDataError { .. } | ClientError::JsonSerdeError { .. }) => Ok(Wake),
-        Err(_) => Err(ended()),
+    /// Ids of the networks that Docker has said to have removed, since the last time.
+    pub fn removed_networks(&mut self) -> BTreeSet<String> {
+        std::mem::take(&mut self.removed)
+    }
+
+    /// An event that cannot be read is one all the same; any other failure is the end.
+    fn hear(&mut self, event: Result<models::EventMessage, ClientError>) -> Result<(), ClientError> {
+        let event = match event {
+            Err(ClientError::JsonDataError { .. } | ClientError::JsonSerdeError { .. }) => return Ok(()),
+            event => event?,
+        };
+        let of_network = event.typ == Some(models::EventMessageTypeEnum::NETWORK);
+        if of_network && event.action.as_deref() == Some("destroy") {
+            self.removed.extend(event.actor.and_then(|actor| actor.id));
+        }
+        Ok(())
     }
 }
 
@@ -301,13 +322,18 @@ fn network(found: models::Network) -> Result<DockerNetwork, DockerError> {
     let id = found.id.filter(|id| !id.is_empty()).ok_or_else(|| answer("networks", "one has no id"))?;
     let name = found.name.unwrap_or_else(|| id.clone());
     let what = format!("network {name}");
-    let driver = found.driver.unwrap_or_default();
+    // The laxer of both answers is what the absence of these would mean.
+    let left_out = |field: &str| answer(&what, &format!("it has no field {field}"));
+    let driver = found.driver.ok_or_else(|| left_out("Driver"))?;
+    let internal = found.internal.ok_or_else(|| left_out("Internal"))?;
+    let ipv6 = found.enable_ipv6.ok_or_else(|| left_out("EnableIPv6"))?;
+    let ipam = found.ipam.ok_or_else(|| left_out("IPAM"))?;
     let options = found.options.unwrap_or_default();
     let options = BridgeOptions::read(&id, |option| {
         options.get(&format!("com.docker.network.bridge.{option}")).map(String::as_str)
     });
     let (mut subnets, mut gateways) = (BTreeSet::new(), BTreeSet::new());
-    for config in found.ipam.and_then(|ipam| ipam.config).unwrap_or_default() {
+    for config in ipam.config.unwrap_or_default() {
         if let Some(subnet) = config.subnet.filter(|subnet| !subnet.is_empty()) {
             let subnet = subnet.parse::<ipnet::IpNet>();
             subnets.insert(subnet.map_err(|error| answer(&what, &format!("subnet: {error}")))?.trunc());
@@ -324,9 +350,9 @@ fn network(found: models::Network) -> Result<DockerNetwork, DockerError> {
         scope: found.scope.unwrap_or_default(),
         subnets: subnets.into_iter().collect(),
         gateways: gateways.into_iter().collect(),
-        internal: found.internal.unwrap_or_default(),
+        internal,
         icc: options.icc,
-        ipv6: found.enable_ipv6.unwrap_or_default(),
+        ipv6,
         gateway_mode_v4: options.gateway_mode_v4,
         gateway_mode_v6: options.gateway_mode_v6,
         trusted_interfaces: options.trusted_interfaces,
@@ -346,7 +372,7 @@ fn inspected(
     found: models::ContainerInspectResponse,
 ) -> Result<Option<DockerContainer>, DockerError> {
     let state = found.state.ok_or_else(|| answer(what, "it has no state"))?;
-    if !state.running.unwrap_or_default() {
+    if !state.running.ok_or_else(|| answer(what, "it does not say whether it runs"))? {
         return Ok(None);
     }
     let id = found.id.ok_or_else(|| answer(what, "it has no id"))?;

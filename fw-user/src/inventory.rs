@@ -3,6 +3,7 @@
 //! Pure: no I/O, ordered collections, so that equal sources give equal inventories. Indices into the lists
 //! of an inventory (`network`, `endpoint`) hold for that inventory only.
 
+mod belief;
 mod mac;
 
 use std::cmp::Reverse;
@@ -12,6 +13,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::Serialize;
 
+pub use self::belief::{Evidence, believe};
 pub use self::mac::{Mac, NotAMac};
 use crate::docker::{DockerContainer, DockerNetwork, DockerSnapshot, Exposed, GatewayMode, Transport};
 use crate::netlink::{ContainerLink, HostSnapshot, Link, LinkKind, LocalAddress};

@@ -14,7 +14,7 @@ use crate::datapath::{Datapath, DatapathError};
 use crate::desired::{Desired, DesiredError, Prepared, desired_with, newcomer};
 use crate::docker::{Docker, DockerError, DockerSnapshot, Events};
 use crate::handover::{self, Backstop, Iptables, Nat, Nft, Standing};
-use crate::inventory::Inventory;
+use crate::inventory::{Evidence, Inventory, believe};
 use crate::netlink::{self, Changed, HostSnapshot, Joined, NetlinkError, Watch};
 use crate::plan::{State, Step, plan};
 use crate::policy::Policy;
@@ -32,14 +32,8 @@ const PERIOD: Duration = Duration::from_secs(10);
 const REST: Duration = Duration::from_millis(20);
 /// Sets with more prefixes than this are read at the start and after a failure alone.
 const LARGE_SETS: usize = 10_000;
-/// Pauses before Docker's events are asked for again.
-const PAUSES: [Duration; 5] = [
-    Duration::from_millis(200),
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(5),
-    Duration::from_secs(10),
-];
+/// Pauses before a Docker that is silent or gone is asked whether it is back.
+const PAUSES: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(2)];
 
 /// What woke the reconciler, and so what a pass has to look at again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,7 +81,12 @@ pub struct Reconciler {
     /// What follows from the policy alone.
     prepared: Option<Prepared>,
     docker: Docker,
+    /// What Docker said last.
+    said_docker: Option<DockerSnapshot>,
+    /// What of it is believed, and what stands although Docker does not name it.
     last_docker: Option<DockerSnapshot>,
+    /// Networks that Docker said to have removed.
+    removed: BTreeSet<String>,
     datapath: Datapath,
     /// What the maps hold according to the last pass; read again whenever there is doubt.
     believed: Option<State>,
@@ -151,7 +150,9 @@ impl Reconciler {
             candidate: None,
             prepared: None,
             docker,
+            said_docker: None,
             last_docker: None,
+            removed: BTreeSet::new(),
             datapath,
             believed: None,
             handed_over: None,
@@ -234,11 +235,18 @@ impl Reconciler {
                     Wake::Devices
                 }
                 () = std::future::ready(()), if self.stale => Wake::Devices,
-                () = sleep_until(again_at), if events.is_none() => {
-                    events = Some(self.docker.events());
+                () = sleep_until(again_at), if events.is_none() || self.status.docker == 0 => {
+                    again_at = Instant::now() + PAUSES[failures.min(PAUSES.len() - 1)];
+                    failures += 1;
+                    let docker = self.docker.clone();
+                    if !self.beside(async move { docker.answers().await }).await {
+                        continue;
+                    }
+                    events.get_or_insert_with(|| self.docker.events());
                     Wake::Docker
                 }
                 alive = next(&mut events) => {
+                    self.removed.extend(events.iter_mut().flat_map(Events::removed_networks));
                     if alive {
                         failures = 0;
                     } else {
@@ -348,6 +356,7 @@ impl Reconciler {
             host.links.iter().map(|link| (link.index, link.name.clone())).collect();
         let current = self.in_force(wake, &devices)?;
         let reloaded = self.candidate.is_some();
+        let doubts = self.believe_docker(&host, &container_links, &current);
         let wanted = self.wanted(&host, &container_links, &current)?;
         self.say(&wanted.warnings);
         let mut steps = plan(&current, &wanted.state);
@@ -382,7 +391,8 @@ impl Reconciler {
             self.hand_over(wanted_rules).await;
         }
         self.keep_apart(wake, wanted.apart).await;
-        self.status.degraded = u8::from(degraded || self.status.handover == 0 || self.status.docker == 0);
+        let degraded = degraded || doubts || self.status.handover == 0 || self.status.docker == 0;
+        self.status.degraded = u8::from(degraded);
         self.status.ready = 1;
         self.status.passes += 1;
         self.status.last_pass = monotonic_seconds();
@@ -455,10 +465,10 @@ impl Reconciler {
                     tracing::info!("Docker answers again");
                 }
                 self.status.docker = 1;
-                self.last_docker = Some(snapshot);
+                self.said_docker = Some(snapshot);
             }
             // Absence is not emptiness: without anything to go by, what is in force is not touched.
-            Err(error) if self.last_docker.is_none() => return Err(error.into()),
+            Err(error) if self.said_docker.is_none() => return Err(error.into()),
             Err(error) => {
                 if self.status.docker == 1 {
                     tracing::warn!(
@@ -472,11 +482,35 @@ impl Reconciler {
         Ok(())
     }
 
+    /// Holds what Docker said against what the kernel shows; whether they differ. Looked at in every pass, for what
+    /// stands may have gone since.
+    fn believe_docker(
+        &mut self,
+        host: &HostSnapshot,
+        links: &BTreeMap<u32, Vec<netlink::ContainerLink>>,
+        current: &State,
+    ) -> bool {
+        let Some(said) = self.said_docker.clone() else { return false };
+        let Some(before) = self.last_docker.take() else {
+            self.last_docker = Some(said);
+            return false;
+        };
+        let bridges = current.tables.networks.keys().copied().collect();
+        let evidence = Evidence { before: &before, removed: &self.removed, bridges: &bridges, host, links };
+        let (believed, doubts) = believe(said, &evidence);
+        self.removed.retain(|id| believed.networks.iter().any(|network| network.id == *id));
+        self.last_docker = Some(believed);
+        self.say(&doubts);
+        !doubts.is_empty()
+    }
+
     /// The links inside each running container; one that cannot be read is not matched to its port, which is then
     /// judged by addresses and vouched for by nobody.
     async fn container_links(&mut self) -> Result<BTreeMap<u32, Vec<netlink::ContainerLink>>, PassError> {
-        let containers = self.last_docker.iter().flat_map(|docker| &docker.containers);
-        let pids = containers.map(|container| container.pid).filter(|pid| *pid != 0).collect();
+        let docker = self.said_docker.iter().chain(&self.last_docker);
+        let pids = docker.flat_map(|docker| &docker.containers).map(|container| container.pid);
+        let pids: BTreeSet<u32> = pids.filter(|pid| *pid != 0).collect();
+        let pids = pids.into_iter().collect();
         let mut links = BTreeMap::new();
         for (pid, found) in self.beside(netlink::links_of_each(pids)).await? {
             match found {

@@ -82,10 +82,18 @@ async fn an_engine_that_is_silent_runs_into_the_deadline() {
 async fn an_engine_without_containers_is_not_an_engine_that_fails() {
     let engine = Engine::start(|path| answer_to(path, "[]"));
     let snapshot = engine.snapshot().await.expect("an empty host");
-    assert!(snapshot.networks.is_empty() && snapshot.containers.is_empty());
+    assert!(snapshot.networks.len() == 1 && snapshot.containers.is_empty());
 
     for broken in ["", "null", "{}", "[{}]"] {
         let engine = Engine::start(move |path| answer_to(path, broken));
+        let seen = engine.snapshot().await.expect_err("an error");
+        assert!(matches!(seen, DockerError::Answer { .. }), "{broken}: {seen}");
+    }
+    for broken in ["", "null", "{}", "[]", "[{}]"] {
+        let engine = Engine::start(move |path| match path {
+            "/networks" => Reply::Json(200, broken.into()),
+            other => answer_to(other, "[]"),
+        });
         let seen = engine.snapshot().await.expect_err("an error");
         assert!(matches!(seen, DockerError::Answer { .. }), "{broken}: {seen}");
     }
@@ -100,6 +108,29 @@ async fn an_engine_without_containers_is_not_an_engine_that_fails() {
         other => answer_to(other, "[]"),
     });
     assert!(matches!(engine.snapshot().await, Err(DockerError::Broken { .. })));
+}
+
+/// Docker writes these fields always; without them a network would be laxer than it is.
+#[tokio::test]
+async fn a_network_with_a_field_missing_is_an_error() {
+    for field in [r#""Driver":"host","#, r#""EnableIPv6":false,"#, r#""Internal":false,"#] {
+        let lacking = NETWORKS.replace(field, "");
+        assert_ne!(lacking, NETWORKS);
+        let engine = Engine::start(move |path| match path {
+            "/networks" => Reply::Json(200, lacking.clone()),
+            other => answer_to(other, "[]"),
+        });
+        let seen = engine.snapshot().await.expect_err("an error");
+        assert!(matches!(seen, DockerError::Answer { .. }), "{field}: {seen}");
+    }
+    let engine = Engine::start(|path| match path {
+        "/containers/json" => Reply::Json(200, LIST.into()),
+        path if path.starts_with("/containers/") => {
+            Reply::Json(200, r#"{"Id":"bb","State":{},"NetworkSettings":{}}"#.into())
+        }
+        other => answer_to(other, "[]"),
+    });
+    assert!(matches!(engine.snapshot().await, Err(DockerError::Answer { .. })), "it may run or not");
 }
 
 #[tokio::test]
@@ -168,7 +199,28 @@ async fn events_end_with_the_connection_and_odd_ones_wake_too() {
     assert!(matches!(events.next().await, Err(DockerError::EventsEnded { .. })));
 }
 
+#[tokio::test]
+async fn networks_that_docker_says_to_have_removed_are_remembered() {
+    let engine = Engine::start(|path| match path {
+        "/events" => Reply::Json(200, REMOVALS.into()),
+        other => answer_to(other, "[]"),
+    });
+    let docker = engine.connect().await.expect("an engine");
+    let mut events = docker.events();
+    while events.next().await.is_ok() {}
+    assert_eq!(events.removed_networks(), BTreeSet::from(["n7".to_owned()]));
+    assert_eq!(events.removed_networks(), BTreeSet::new());
+}
+
 const VERSION: &str = "{\"Version\":\"20.10.24\",\"ApiVersion\":\"1.41\",\"MinAPIVersion\":\"1.12\"}";
+
+const REMOVALS: &str = "{\"Type\":\"container\",\"Action\":\"destroy\",\"Actor\":{\"ID\":\"c7\"}}
+{\"Type\":\"network\",\"Action\":\"destroy\",\"Actor\":{\"ID\":\"n7\"}}
+{\"Type\":\"network\",\"Action\":\"create\",\"Actor\":{\"ID\":\"n8\"}}
+";
+
+const NETWORKS: &str =
+    r#"[{"Id":"n0","Name":"host","Driver":"host","EnableIPv6":false,"Internal":false,"IPAM":{"Config":[]}}]"#;
 
 const LIST: &str = r#"[{"Id":"aa","Names":["/gone"]},{"Id":"bb","Names":["/ended"]},
     {"Id":"cc","Names":["/other/alias","/stuck"],"Labels":{"fw.host":"deny"},
@@ -178,7 +230,14 @@ const LIST: &str = r#"[{"Id":"aa","Names":["/gone"]},{"Id":"bb","Names":["/ended
         "MacAddress":"02:42:ac:12:00:02","IPAddress":"172.18.0.2","GlobalIPv6Address":""}}}}]"#;
 
 fn answer_to(path: &str, list: &str) -> Reply {
-    Reply::Json(200, if path == "/version" { VERSION.into() } else { list.into() })
+    Reply::Json(
+        200,
+        match path {
+            "/version" => VERSION.into(),
+            "/networks" => NETWORKS.into(),
+            _ => list.into(),
+        },
+    )
 }
 
 async fn refused(url: &str) -> DockerError {

@@ -179,7 +179,7 @@ fn the_order_of_the_sources_does_not_show() {
 }
 
 /// Two networks; `web` (process 100) on both behind veth11 and veth21; veth12 is nobody's.
-fn world() -> (DockerSnapshot, HostSnapshot, BTreeMap<u32, Vec<ContainerLink>>) {
+pub(super) fn world() -> (DockerSnapshot, HostSnapshot, BTreeMap<u32, Vec<ContainerLink>>) {
     let docker = DockerSnapshot {
         networks: vec![network("n1", "front", "br-n1"), network("n2", "back", "br-n2")],
         containers: vec![DockerContainer {
@@ -260,6 +260,6 @@ fn prefix(text: &str) -> IpNet {
     text.parse().expect("a prefix")
 }
 
-fn link_mut<'a>(host: &'a mut HostSnapshot, name: &str) -> &'a mut Link {
+pub(super) fn link_mut<'a>(host: &'a mut HostSnapshot, name: &str) -> &'a mut Link {
     host.links.iter_mut().find(|link| link.name == name).expect("a link of that name")
 }
