@@ -591,6 +591,8 @@ pub mod nat_health {
     pub const REFUSED: u8 = 2;
     /// We should write it and could not; the log says why.
     pub const FAILED: u8 = 3;
+    /// Docker writes it; its rules stood while this daemon ran, and do not any more.
+    pub const GONE: u8 = 4;
 }
 
 /// Sizes of the maps; the daemon may enlarge those that its policy file names.

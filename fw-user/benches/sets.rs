@@ -200,7 +200,8 @@ fn packets(programs: &Programs, maps: &mut Maps, before: &State) {
     };
     let is_prefix = |prefix: &&Prefix| prefix.bits != 128;
     let bare = BarePrograms::load(held.sources.keys().chain(held.denied.keys()).filter(is_prefix));
-    let mut cases = vec![Case::new(By::Fw, "a port for anybody, from nobody's source", frames(&outside, 443))];
+    let mut cases =
+        vec![Case::new(By::Fw, "a port for anybody, from nobody's source", frames(&outside, 443))];
     for (single, of_allow, of_deny) in [
         (false, "a port for the set, from inside by a prefix", "from a denied prefix"),
         (true, "a port for the set, from inside as a host", "from a denied host"),

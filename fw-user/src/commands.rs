@@ -123,6 +123,14 @@ fn need_privileges() -> Result<(), Failure> {
     )))
 }
 
+/// Whether the process is halted (SIGSTOP, or a debugger).
+fn is_halted(pid: u32) -> bool {
+    // The state follows the name, which stands in brackets and may hold anything.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
+    state.starts_with(['T', 't'])
+}
+
 /// Whether this process is an fw, and not a later one with the same number. Whose executable we may not see is known by
 /// the name that everybody sees.
 fn is_fw(pid: u32) -> bool {

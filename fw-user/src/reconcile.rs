@@ -92,6 +92,8 @@ pub struct Reconciler {
     believed: Option<State>,
     /// The hand-over that stands.
     handed_over: Option<HandOver>,
+    /// Docker's NAT rules have been seen.
+    nat_seen: bool,
     /// The backstop between neighbours that stands.
     backstop: Option<Standing>,
     /// Hears of devices; none before the first pass, or after it has broken.
@@ -156,6 +158,7 @@ impl Reconciler {
             datapath,
             believed: None,
             handed_over: None,
+            nat_seen: false,
             backstop: None,
             watch: None,
             stale: false,
@@ -603,6 +606,8 @@ impl Reconciler {
                 if outcome.changed {
                     tracing::info!("iptables holds our rules");
                 }
+                self.nat_seen |= outcome.nat;
+                self.status.nat = nat::of_docker(self.status.nat, self.nat_seen, outcome.nat);
                 let unreadable =
                     outcome.unreadable.iter().map(|place| format!("iptables cannot show all of {place:?}"));
                 self.say(&unreadable.collect::<Vec<_>>());

@@ -11,7 +11,7 @@ use fw_common::wire::proto;
 use fw_common::{Address, Hook};
 use serde_json::{Value, json};
 
-use super::{Engine, Outcome, Pins, is_fw, print, runtime};
+use super::{Engine, Outcome, Pins, is_fw, is_halted, print, runtime};
 use crate::datapath::{Directory, DirectoryError, Maps, attached_in};
 use crate::docker::{Docker, DockerError, DockerSnapshot};
 use crate::handover::{self, Iptables};
@@ -204,6 +204,8 @@ fn problems(daemon: &Daemon, alive: bool) -> Vec<String> {
              `fw run`"
                 .to_owned(),
         );
+    } else if is_halted(daemon.pid) {
+        problems.push(format!("the daemon is halted: `kill -CONT {}` lets it go on", daemon.pid));
     } else if daemon.ready == 0 {
         problems.push("the first pass is not finished".to_owned());
     } else if daemon.degraded != 0 {
@@ -353,6 +355,10 @@ fn nat_problem(health: u8) -> Option<&'static str> {
             "NAT: the policy says nat.owner = \"fw\", but Docker's own rules stand: run dockerd with --iptables=false and \
              take its rules away as docs/operations.md says",
         ),
+        nat_health::GONE => Some(
+            "Docker's NAT rules are gone (iptables -F, nft flush ruleset): no published port is reached by new \
+             connections; restart Docker",
+        ),
         nat_health::FAILED => Some("NAT: our rules could not be written; the daemon's log says why"),
         _ => None,
     }
@@ -375,6 +381,13 @@ fn handover(state: &State, host: &HostSnapshot, nat: u8, problems: &mut Vec<Stri
                     "{missing} of our rules are missing in iptables; the next pass puts them back"
                 ));
             }
+            if status.places.iter().any(|place| !place.report.reached) && nat != nat_health::STANDS {
+                problems.push(
+                    "FORWARD in iptables does not lead to DOCKER-USER (iptables -F): Docker's policy drops what is \
+                     forwarded, vetted or not; restart Docker, and create a network if it runs with live-restore"
+                        .to_owned(),
+                );
+            }
             let own: Vec<String> =
                 status.own.iter().map(|own| format!("{} rules in {}", own.rules, own.place)).collect();
             if nat == nat_health::STANDS && own.is_empty() {
@@ -390,6 +403,7 @@ fn handover(state: &State, host: &HostSnapshot, nat: u8, problems: &mut Vec<Stri
                 nat_health::NOT_OURS => "docker",
                 nat_health::STANDS => "fw",
                 nat_health::REFUSED => "refused",
+                nat_health::GONE => "gone",
                 _ => "failed",
             };
             json!({

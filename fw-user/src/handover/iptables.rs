@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::layout::{Edit, How, Report, has_docker, plan, plan_removal, report, restore_input};
+use super::layout::{Edit, How, Report, has_docker, has_nat, plan, plan_removal, report, restore_input};
 use super::nat::Chain;
 use super::own::{concerns_own, docker_writes, has_own, own_rules, plan_own};
 use super::program::{PATIENCE, run, search, search_path};
@@ -43,6 +43,8 @@ pub struct Outcome {
     pub changed: bool,
     /// The rule sets that hold Docker's rules or were written to. Empty: no `DOCKER-USER` on this host.
     pub places: Vec<Change>,
+    /// Whether Docker's NAT leads published ports to containers, in some rule set.
+    pub nat: bool,
     /// Tables that may hold Docker's rules or fw's, unseen.
     pub unreadable: Vec<Unreadable>,
     /// Where NAT was to be ours and Docker's own rules stand.
@@ -249,13 +251,19 @@ impl Iptables {
         mut read: BTreeMap<Place, String>,
         plan: impl Fn(Place, &Save<'_>, &str) -> Vec<Edit>,
     ) -> Result<Outcome, HandoverError> {
-        let mut outcome =
-            Outcome { changed: false, places: Vec::new(), unreadable: Vec::new(), refused: Vec::new() };
+        let mut outcome = Outcome {
+            changed: false,
+            places: Vec::new(),
+            nat: false,
+            unreadable: Vec::new(),
+            refused: Vec::new(),
+        };
         let mut failures = Vec::new();
         for (&place, tool) in &self.tools {
             match self.settle(place, tool, read.remove(&place), &plan) {
                 Ok(settled) => {
                     outcome.changed |= !settled.edits.is_empty();
+                    outcome.nat |= settled.nat;
                     outcome.unreadable.extend(settled.unreadable);
                     if settled.docker || !settled.edits.is_empty() {
                         outcome.places.push(Change { place, edits: settled.edits });
@@ -288,8 +296,8 @@ impl Iptables {
             let save = Save::parse(&text);
             let edits = plan(place, &save, &text);
             if edits.is_empty() {
-                let (docker, unreadable) = (has_docker(&save), unreadable(place, &save));
-                return Ok(Settled { edits: done, docker, unreadable });
+                let (docker, nat) = (has_docker(&save), has_nat(&save));
+                return Ok(Settled { edits: done, docker, nat, unreadable: unreadable(place, &save) });
             }
             if edits == last {
                 // What was written is not recognised, or is gone again: take it back, lest every pass adds another.
@@ -317,6 +325,7 @@ impl Iptables {
 struct Settled {
     edits: Vec<Edit>,
     docker: bool,
+    nat: bool,
     unreadable: Option<Unreadable>,
 }
 

@@ -157,6 +157,12 @@ pub(super) fn has_docker(save: &Save<'_>) -> bool {
     save.has("filter", USER)
 }
 
+/// Whether Docker's NAT leads published ports to containers in this rule set.
+pub(super) fn has_nat(save: &Save<'_>) -> bool {
+    let leads = |rule: &Rule<'_>| rule.conditions().windows(2).any(|words| words == ["-j", "DOCKER"]);
+    save.chain("nat", "PREROUTING").iter().any(leads)
+}
+
 /// A chain that fw writes to.
 struct Site {
     table: &'static str,

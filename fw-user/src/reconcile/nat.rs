@@ -47,6 +47,16 @@ pub(super) fn health(nat: &Nat, outcome: Option<&Outcome>) -> u8 {
     }
 }
 
+/// How NAT stands where Docker writes it, as `Daemon::nat` has it: whether its rules were `seen`, and `stand`.
+pub(super) fn of_docker(before: u8, seen: bool, stand: bool) -> u8 {
+    use fw_common::tables::nat_health::{GONE, NOT_OURS};
+    match before {
+        NOT_OURS if seen && !stand => GONE,
+        GONE if stand => NOT_OURS,
+        other => other,
+    }
+}
+
 /// What to do where Docker writes rules as well.
 pub(super) fn refusal(places: &[Place]) -> Option<String> {
     let names: BTreeSet<String> = places.iter().map(ToString::to_string).collect();

@@ -273,3 +273,13 @@ proptest! {
         prop_assert_eq!(&rules[..ours], &foreign(&user[..alive])[..]);
     }
 }
+
+#[test]
+fn docker_s_nat_is_there_as_long_as_packets_are_led_to_it() {
+    let leads = |text: &str| has_nat(&Save::parse(text));
+    assert!(leads(DOCKER_20));
+    let jump = "-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER\n";
+    assert!(!leads(&DOCKER_20.replace(jump, "")), "flushed");
+    assert!(!leads(&DOCKER_20.replace(jump, "-A PREROUTING -j DOCKER_OUTPUT\n")), "another chain");
+    assert!(!leads(""), "nothing is left");
+}
