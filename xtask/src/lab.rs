@@ -6,9 +6,11 @@
 
 mod docker;
 pub mod doors;
+mod engine;
 pub mod frame;
 mod fw;
 mod keeper;
+pub mod liar;
 pub mod meter;
 pub mod offload;
 pub mod pins;

@@ -30,7 +30,7 @@ impl Lab {
         self.fw_run_with(policy, &[])
     }
 
-    /// As [`Lab::fw_run`], with further arguments.
+    /// As [`Lab::fw_run`], with further arguments; `--docker` among them takes the place of the lab's own socket.
     pub fn fw_run_with(&self, policy: &str, arguments: &[&str]) -> Result<Daemon<'_>> {
         self.fw_run_by(&fw_binary()?, policy, arguments)
     }
@@ -47,8 +47,10 @@ impl Lab {
         fs::write(self.path(POLICY), policy).context("cannot write the policy into the lab")?;
         fs::remove_file(self.path(PID)).ok();
         // The pid file holds the number inside the lab's process namespace; `exec` keeps it.
+        let docker =
+            if arguments.contains(&"--docker") { String::new() } else { format!("--docker {SOCKET}") };
         let line = format!(
-            "echo $$ >{PID}.new; mv {PID}.new {PID}; exec {} run --policy {POLICY} --docker {SOCKET} --bpffs {BPFFS} {} >>{LOG} 2>&1",
+            "echo $$ >{PID}.new; mv {PID}.new {PID}; exec {} run --policy {POLICY} --bpffs {BPFFS} {docker} {} >>{LOG} 2>&1",
             binary.display(),
             arguments.join(" ")
         );
