@@ -51,6 +51,9 @@ enum Lab {
     /// Keep a lab until the end of standard input.
     #[command(hide = true)]
     Hold,
+    /// Send what is forbidden, inside a container.
+    #[command(hide = true)]
+    Speak(soak::Speech),
 }
 
 fn run(task: Task) -> anyhow::Result<()> {
@@ -68,6 +71,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Soak(what) => soak::run(&what),
         Task::Lab(Lab::Clean) => lab::clean(),
         Task::Lab(Lab::Hold) => lab::hold(),
+        Task::Lab(Lab::Speak(speech)) => soak::speak(&speech),
     }
 }
 

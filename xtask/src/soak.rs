@@ -1,10 +1,15 @@
 //! Soaks: what must go on for minutes while the kernel forgets and asks again.
 
+mod churn;
+mod networks;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Subcommand;
 
+pub use self::churn::{Speech, churn, speak};
+pub use self::networks::networks;
 use crate::lab::{Lab, OUTSIDE, OUTSIDE6, Options, wait};
 use crate::{replace, workspace};
 
@@ -26,6 +31,24 @@ pub enum Soak {
         #[arg(long, default_value_t = 10)]
         upgrades: u32,
     },
+    /// Containers whose first act is to send what is forbidden deliver nothing.
+    Churn {
+        /// How many.
+        #[arg(long, default_value_t = 500)]
+        containers: usize,
+        /// How many run at the same time.
+        #[arg(long, default_value_t = 50)]
+        at_once: usize,
+    },
+    /// Networks and containers come and go: when they are in force, and what is left of them.
+    Networks {
+        /// How many of each.
+        #[arg(long, default_value_t = 200)]
+        count: usize,
+        /// How often.
+        #[arg(long, default_value_t = 1)]
+        rounds: usize,
+    },
 }
 
 /// Runs a soak.
@@ -37,6 +60,10 @@ pub fn run(soak: &Soak) -> Result<()> {
             let other = replace::other::build()?;
             replace::restarts(*restarts, *upgrades, Some(&other), 100)
         }
+        Soak::Churn { containers, at_once } => {
+            churn(&std::env::current_exe().context("cannot find this program")?, *containers, *at_once)
+        }
+        Soak::Networks { count, rounds } => networks(*count, *rounds),
     }
 }
 

@@ -27,12 +27,7 @@ impl Place {
     /// Opens `device` for whole frames, to be sent one after the other.
     pub fn sender(&self, device: &str) -> Result<Sender> {
         let name = format!("{device} of {}", self.name());
-        let opened = self.within(|| {
-            // Protocol 0: this socket only sends.
-            let socket =
-                socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None::<SockProtocol>)?;
-            Ok::<_, anyhow::Error>((socket, address(device, 0)?))
-        })?;
+        let opened = self.within(|| open(device))?;
         let (socket, address) = opened.with_context(|| format!("cannot send frames out of {name}"))?;
         Ok(Sender { socket, address, name })
     }
@@ -64,6 +59,18 @@ impl Place {
         })?
         .with_context(|| format!("cannot listen on {device} of {}", self.name()))
     }
+}
+
+/// Opens `device` of this process' own network for whole frames.
+pub fn sender_here(device: &str) -> Result<Sender> {
+    let (socket, address) = open(device).with_context(|| format!("cannot send frames out of {device}"))?;
+    Ok(Sender { socket, address, name: device.to_owned() })
+}
+
+fn open(device: &str) -> Result<(OwnedFd, LinkAddr)> {
+    // Protocol 0: this socket only sends.
+    let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None::<SockProtocol>)?;
+    Ok((socket, address(device, 0)?))
 }
 
 /// A device that frames are sent out of.

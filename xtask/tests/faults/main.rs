@@ -6,5 +6,6 @@ mod engine;
 mod ground;
 mod kernel;
 mod lies;
+mod scale;
 
 mod story;

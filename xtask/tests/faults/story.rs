@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use xtask::lab::liar::Liar;
-use xtask::lab::meter::{Leaked, Leaks, Pulse};
+use xtask::lab::meter::{Beat, Leaked, Leaks, Pulse};
 use xtask::lab::table::Table;
 use xtask::lab::{Container, Daemon, Lab, wait};
 
@@ -29,7 +29,7 @@ pub(crate) struct Story<'g> {
     pub(crate) liar: Option<Liar>,
     pub(crate) daemon: Option<Daemon<'g>>,
     leaks: Leaks,
-    pulse: Pulse,
+    pub(crate) pulse: Option<Pulse>,
     table: Table,
     failures: Vec<String>,
     skipped: Vec<String>,
@@ -56,21 +56,22 @@ impl<'g> Story<'g> {
             liar: Some(liar),
             daemon: Some(daemon),
             leaks: ground.leaks(),
-            pulse: ground.pulse(),
+            pulse: Some(ground.pulse()),
             table: Table::new(&columns),
             failures: Vec::new(),
             skipped: Vec::new(),
         }
     }
 
-    /// One fault: `work` makes it happen and end. Then every pair that may talk must do so, new connections come about,
+    /// One fault: `work` makes it happen and end. If it takes the pulse away, for connections will not outlive the fault,
+    /// new ones are pinged from the next row on. Then every pair that may talk must do so, new connections come about,
     /// and `fw status` finds nothing wrong.
     pub(crate) fn row(&mut self, row: &str, what: &str, work: impl FnOnce(&mut Self) -> Shown) {
         let shown = work(self);
         let ground = self.ground;
         let opens = wait::until("new connections", PATIENCE, || ground.opens().then_some(()));
         let well = wait::until("no problem", PATIENCE, || self.problems().is_empty().then_some(()));
-        let beat = self.pulse.lap();
+        let beat = self.pulse.as_ref().map_or_else(|| Ok(Beat::default()), Pulse::lap);
         let leaked = self.leaks.lap();
         for failure in
             [opens.err(), well.err(), beat.as_ref().err().map(|error| anyhow::anyhow!("{error:#}"))]
@@ -94,12 +95,16 @@ impl<'g> Story<'g> {
             &what,
             &leaked.total(),
             &leaked.probes,
-            &format!("{} ms ({})", beat.longest.as_millis(), beat.pair),
+            &self
+                .pulse
+                .as_ref()
+                .map_or("-".into(), |_| format!("{} ms ({})", beat.longest.as_millis(), beat.pair)),
             &beat.lost,
             &span(shown.told),
             &span(shown.healed),
         ]);
         println!("{row} {what}: {leaked}; {beat}");
+        self.pulse.get_or_insert_with(|| ground.pulse());
     }
 
     /// A row that cannot be shown here.
