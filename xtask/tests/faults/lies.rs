@@ -41,6 +41,10 @@ pub(crate) fn rows(story: &mut Story<'_>) {
                 assert_eq!(Some(table), was, "{what}: table {name}");
             }
             story.liar().set(Manner::Honest);
+            if manner != Manner::NoContainers {
+                // By itself it looks within ten seconds; once is enough to show that.
+                story.signal("HUP");
+            }
             Shown { told: Some(told), healed: Some(story.heals()) }
         });
     }

@@ -6,6 +6,7 @@ mod engine;
 mod ground;
 mod kernel;
 mod lies;
+mod restart;
 mod scale;
 
 mod story;
