@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use fw_common::Address;
 use fw_common::tables::Daemon;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
@@ -391,7 +392,8 @@ impl Reconciler {
         };
         self.believed = Some(wanted.state);
         if wake >= Wake::Docker || self.handed_over.as_ref() != Some(&wanted_rules) {
-            self.hand_over(wanted_rules).await;
+            let local = host.addresses.iter().map(|local| local.address.into()).collect();
+            self.hand_over(wanted_rules, &local).await;
         }
         self.keep_apart(wake, wanted.apart).await;
         let degraded = degraded || doubts || self.status.handover == 0 || self.status.docker == 0;
@@ -585,7 +587,7 @@ impl Reconciler {
     }
 
     /// Has iptables let packets with our mark skip Docker's filter chains, and writes the rules of our own.
-    async fn hand_over(&mut self, wanted: HandOver) {
+    async fn hand_over(&mut self, wanted: HandOver, local: &BTreeSet<Address>) {
         let bit = self.policy.marks.bit;
         let HandOver { devices, reach, nat } = wanted.clone();
         let applied = tokio::task::spawn_blocking(move || {
@@ -600,9 +602,13 @@ impl Reconciler {
             self.status.nat = nat::health(nat, applied.as_ref().ok());
             self.say(&nat::warnings(nat));
         }
-        self.handed_over = applied.is_ok().then_some(wanted);
+        let before = self.handed_over.take().and_then(|before| before.nat);
         match applied {
             Ok(outcome) => {
+                if let Some(nat) = &wanted.nat {
+                    self.forget_stale(before.as_ref(), nat, local);
+                }
+                self.handed_over = Some(wanted);
                 if outcome.changed {
                     tracing::info!("iptables holds our rules");
                 }

@@ -9,7 +9,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fw_user::handover::{Desired, Family, Flavour, HandoverError, How, Iptables, Marks, Place};
+use fw_user::docker::Transport;
+use fw_user::handover::{
+    Desired, Family, Flavour, HandoverError, How, Iptables, Marks, Nat, Network, Place, Port,
+};
+use fw_user::policy::Policy;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -414,4 +418,88 @@ fn a_real_docker_gets_its_tables_back() {
         assert!(iptables.remove().expect("the rules can be removed").changed);
         assert_eq!(snapshot(), before);
     });
+}
+
+/// Chains of every kind: SCTP, IPv6, ranges, a loopback address, a FORWARD that drops.
+fn own_nat() -> Nat {
+    let text = "[[nat.redirect]]\nname = \"a\"\nproto = \"udp\"\nports = [53, \"60-61\"]\nto = 5300\n\
+                [[nat.dnat]]\nname = \"b\"\nproto = \"tcp\"\nports = [1]\naddress = \"192.0.2.1\"\nto = \"192.0.2.2\"\n\
+                [[nat.dnat]]\nname = \"c\"\nproto = \"tcp\"\nports = [1]\naddress = \"2001:db8::1\"\nto = \"[2001:db8::2]:3\"\n";
+    let policy = Policy::parse(text, Path::new("policy.toml"), Path::new("/nonexistent")).expect("a policy");
+    let port = |host: &str, protocol, target: &str| Port {
+        host: host.parse().expect("an address"),
+        protocol,
+        host_port: 8080,
+        bridge: "br-a".into(),
+        target: target.parse().expect("an address"),
+        target_port: 80,
+    };
+    let network = |bridge: &str, internal, subnets: &[&str]| Network {
+        bridge: bridge.into(),
+        docker: true,
+        subnets: subnets.iter().map(|subnet| subnet.parse().expect("a prefix")).collect(),
+        internal,
+        masquerade_v4: !internal,
+        masquerade_v6: !internal,
+    };
+    Nat {
+        owns: true,
+        observe: true,
+        marks: marks(),
+        reach: true,
+        networks: vec![
+            network("br-a", false, &["10.1.0.0/24", "fd00:a::/64"]),
+            network("br-i", true, &["10.3.0.0/24", "fd00:1::/64"]),
+        ],
+        ports: vec![
+            port("127.0.0.1", Transport::Tcp, "10.1.0.2"),
+            port("198.18.0.1", Transport::Udp, "10.1.0.2"),
+            port("0.0.0.0", Transport::Sctp, "10.1.0.2"),
+            port("::", Transport::Sctp, "fd00:a::2"),
+        ],
+        uplinks: ["eth0".to_owned()].into(),
+        redirects: policy.nat.redirects,
+        dnats: policy.nat.dnats,
+        localnet: ["br-a".to_owned()].into(),
+    }
+}
+
+#[test]
+fn own_chains_read_back_as_written_in_both_flavours() {
+    for (flavour, name) in FLAVOURS {
+        in_own_host(move || {
+            // A host with rules in one flavour alone, and a FORWARD that drops in it.
+            for tool in ["iptables", "ip6tables"] {
+                load(tool, name, "*filter\n:FORWARD DROP [0:0]\n-A INPUT -i lo -j ACCEPT\nCOMMIT\n");
+            }
+            let before = chains_and_rules();
+            let iptables = Iptables::find().expect("iptables is installed");
+            let (desired, nat) = (desired(&["eth0"], true), own_nat());
+            let first = iptables.apply_all(&desired, &nat).expect("written and read back");
+            assert!(first.changed && first.refused.is_empty(), "{first:?}");
+            assert!(first.places.iter().all(|change| change.place.flavour == flavour), "{first:?}");
+            let own = iptables.status(&desired).expect("tables can be read").own;
+            assert_eq!(own.len(), 2, "both families, one flavour: {own:?}");
+            let again = iptables.apply_all(&desired, &nat).expect("nothing to do");
+            assert!(!again.changed, "{again:#?}");
+            // A rule of somebody else in the other flavour moves nothing.
+            let other = FLAVOURS.iter().find(|(other, _)| *other != flavour).expect("there are two").1;
+            load("iptables", other, "*filter\n-A INPUT -i lo -j ACCEPT\nCOMMIT\n");
+            let again = iptables.apply_all(&desired, &nat).expect("nothing to do");
+            assert!(!again.changed, "{again:#?}");
+            load("iptables", other, "*filter\n-D INPUT -i lo -j ACCEPT\nCOMMIT\n");
+            // The owner changes: only translations are left.
+            let less = iptables.apply_all(&desired, &Nat { owns: false, ..nat }).expect("rewritten");
+            assert!(less.changed && !chains_and_rules().contains("FW-FORWARD"), "{}", chains_and_rules());
+            assert!(iptables.remove().expect("all can be removed").changed);
+            assert_eq!(chains_and_rules(), before);
+        });
+    }
+}
+
+/// As [`snapshot`], without the tables that iptables-nft leaves behind empty.
+fn chains_and_rules() -> String {
+    let all = snapshot();
+    let lines = all.lines().filter(|line| line.starts_with("-A") || line.starts_with(":FW-"));
+    lines.collect::<Vec<_>>().join("\n")
 }

@@ -348,7 +348,7 @@ impl<'a> Of<'a> {
             rules.clear();
         }
         let rule = format!(
-            "-m comment --comment fw -m mark --mark 0x0/{:#x} -m conntrack ! --ctstate RELATED,ESTABLISHED -j FW-FORWARD",
+            "-m mark --mark 0x0/{:#x} -m conntrack ! --ctstate RELATED,ESTABLISHED -m comment --comment fw -j FW-FORWARD",
             marks.inward()
         );
         let jump = Some(Jump { from: "FORWARD", rule, place: JumpPlace::Head });

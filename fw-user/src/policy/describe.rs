@@ -47,6 +47,9 @@ fn settings(text: &mut String, policy: &Policy) {
         Published::Open => "a port that Docker publishes is open to any",
     };
     let fallback = match policy.fallback {
+        Fallback::Docker if policy.nat.owner == NatOwner::Fw => {
+            "without our programs nothing new is forwarded to a container"
+        }
         Fallback::Docker => "without our programs Docker's own rules decide",
         Fallback::Closed => "without our programs new connections from the uplinks are dropped",
     };

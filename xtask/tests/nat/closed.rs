@@ -4,8 +4,25 @@ use std::time::Duration;
 
 use xtask::lab::{BPFFS, OUTSIDE, ask, wait};
 
-use crate::ground::{Ground, closed, open};
+use crate::ground::{Ground, POLICY, closed, open};
 use crate::ways::host;
+
+/// Observing, nothing is dropped that Docker's rules would let pass.
+#[test]
+fn observing_leaves_published_ports_open() {
+    let Some(ground) = Ground::start("observing_leaves_published_ports_open", true) else { return };
+    let policy = format!("mode = \"observe\"\n{POLICY}");
+    let _daemon = ground.lab.fw_run(&policy).expect("fw");
+    ground.walk(
+        "observing",
+        &[
+            open("R -> H:8443, published, no rule", "b1", |g| g.lab.outside().tcp(host(8443))),
+            open("R -> H:9100, no rule", "H", |g| g.lab.outside().tcp(host(9100))),
+            closed("R -> b1:80 direct", |g| g.lab.outside().tcp((g.b1.ip()?, 80).into())),
+            closed("a2 -> b1:80 direct", |g| g.a2.place.tcp((g.b1.ip()?, 80).into())),
+        ],
+    );
+}
 
 #[test]
 fn without_programs_nothing_reaches_a_container_from_outside() {

@@ -3,6 +3,7 @@
 mod closed;
 mod ground;
 mod handed;
+mod moves;
 mod repair;
 mod translations;
 mod ways;

@@ -10,8 +10,13 @@ use crate::ground::{Ground, Way, closed, open};
 #[test]
 fn with_docker_proxy() {
     let Some(ground) = Ground::start("with_docker_proxy", true) else { return };
+    let apart = "com.docker.network.bridge.enable_icc=false";
+    ground.lab.network("N", &["--subnet=10.4.0.0/24", "-o", apart]).expect("a network");
+    ground.lab.container("n1", &["--network=N"]).expect("a container");
+    let n2 = ground.lab.container("n2", &["--network=N", "-p=8089:80"]).expect("a container");
+    let _server = n2.place.serve_tcp("[::]:80", "n2").expect("a server");
     let _daemon = ground.fw("");
-    at_both_settings(&ground, &[COMMON, WITH_PROXY, LOOPBACK].concat());
+    at_both_settings(&ground, &[COMMON, WITH_PROXY, LOOPBACK, APART].concat());
 }
 
 #[test]
@@ -82,6 +87,14 @@ const LOOPBACK: &[Way] = &[
     open("D09: H -> 127.0.0.1:8080", "a1", |g| g.lab.host().tcp((Ipv4Addr::LOCALHOST, 8080).into())),
     open("D42: H -> 127.0.1.2:8077", "a1", |g| g.lab.host().tcp((Ipv4Addr::new(127, 0, 1, 2), 8077).into())),
     open("D42: H -> 127.0.1.3:8077", "b1", |g| g.lab.host().tcp((Ipv4Addr::new(127, 0, 1, 3), 8077).into())),
+];
+
+/// Docker keeps neighbours apart by rules alone; without them fw does.
+const APART: &[Way] = &[
+    closed("D26: n1 -> n2:80", |g| g.lab.inspect("n1")?.place.tcp(([10, 4, 0, 3], 80).into())),
+    open("D27: n1 -> H:8089 (n2's published port)", "n2", |g| g.lab.inspect("n1")?.place.tcp(host(8089))),
+    open("D28: n1 -> R:443", "R", |g| g.lab.inspect("n1")?.place.tcp((OUTSIDE, 443).into())),
+    open("D11: H -> n2:80", "n2", |g| g.lab.host().tcp(([10, 4, 0, 3], 80).into())),
 ];
 
 const WITH_PROXY: &[Way] = &[

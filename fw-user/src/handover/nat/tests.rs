@@ -80,7 +80,7 @@ fn with_docker_proxy() {
             "PREROUTING -m comment --comment fw -j FW-PREROUTING",
             "OUTPUT -m comment --comment fw -j FW-OUTPUT",
             "POSTROUTING -m comment --comment fw -j FW-POSTROUTING",
-            "FORWARD -m comment --comment fw -m mark --mark 0x0/0x1000000 -m conntrack ! --ctstate RELATED,ESTABLISHED -j FW-FORWARD",
+            "FORWARD -m mark --mark 0x0/0x1000000 -m conntrack ! --ctstate RELATED,ESTABLISHED -m comment --comment fw -j FW-FORWARD",
             "FORWARD -m comment --comment fw -j FW-ACCEPT",
             "FW-PREROUTING ! -d 127.0.0.0/8 -i eth0 -m addrtype --dst-type LOCAL -j FW-PORTS",
             "FW-PREROUTING -i eth0 -j RETURN",
