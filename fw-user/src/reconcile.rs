@@ -14,7 +14,7 @@ use crate::conntrack::Connection;
 use crate::datapath::{Datapath, DatapathError};
 use crate::desired::{Desired, DesiredError, Prepared, desired_with, newcomer};
 use crate::docker::{Docker, DockerError, DockerSnapshot, Events};
-use crate::handover::{self, Backstop, Iptables, Nat, Nft, Standing};
+use crate::handover::{self, Backstop, HandoverError, Iptables, Nat, Nft, Standing};
 use crate::inventory::{Evidence, Inventory, believe};
 use crate::netlink::{self, Changed, HostSnapshot, Joined, NetlinkError, Watch};
 use crate::plan::{State, Step, plan};
@@ -593,20 +593,25 @@ impl Reconciler {
         let applied = tokio::task::spawn_blocking(move || {
             let desired = handover::Desired::new(handover::Marks::new(bit)?, devices, reach)?;
             let iptables = Iptables::find()?;
-            nat.map_or_else(|| iptables.apply(&desired), |nat| iptables.apply_all(&desired, &nat))
+            let Some(nat) = nat else { return Ok((iptables.apply(&desired)?, false)) };
+            let (nat, by_nft) = nat::beside_nft(nat)?;
+            Ok::<_, HandoverError>((iptables.apply_all(&desired, &nat)?, by_nft))
         });
         let applied = self.beside(applied).await;
         let applied = applied.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-        self.status.handover = u8::from(applied.as_ref().is_ok_and(|outcome| outcome.refused.is_empty()));
+        let refused = applied.as_ref().map(|(outcome, by_nft)| nat::refusing(outcome, *by_nft));
+        let refused = refused.unwrap_or_default();
+        let applied = applied.map(|(outcome, _)| outcome);
+        self.status.handover = u8::from(applied.is_ok() && refused.is_empty());
         if let Some(nat) = &wanted.nat {
-            self.status.nat = nat::health(nat, applied.as_ref().ok());
+            self.status.nat = nat::health(nat, applied.is_ok(), !refused.is_empty());
             self.say(&nat::warnings(nat));
         }
         let before = self.handed_over.take().and_then(|before| before.nat);
         match applied {
             Ok(outcome) => {
                 if let Some(nat) = &wanted.nat {
-                    self.forget_stale(before.as_ref(), nat, local);
+                    self.forget_stale(before.as_ref(), nat, local).await;
                 }
                 self.handed_over = Some(wanted);
                 if outcome.changed {
@@ -617,7 +622,7 @@ impl Reconciler {
                 let unreadable =
                     outcome.unreadable.iter().map(|place| format!("iptables cannot show all of {place:?}"));
                 self.say(&unreadable.collect::<Vec<_>>());
-                self.say(nat::refusal(&outcome.refused).as_slice());
+                self.say(nat::refusal(&refused).as_slice());
             }
             Err(error) => self.say(&[format!("our rules in iptables do not stand: {}", chain(&error))]),
         }

@@ -172,7 +172,7 @@ impl Iptables {
             let docker = texts.iter().find(|(_, text)| docker_writes(&Save::parse(text)));
             refused.extend(docker.map(|(place, _)| *place).filter(|_| nat.owns));
             let owns = nat.owns && docker.is_none();
-            let chains = nat.chains(family, owns)?;
+            let chains = if exists(family) { nat.chains(family, owns)? } else { Vec::new() };
             if owns {
                 owned.push(family);
             }
@@ -319,6 +319,11 @@ impl Iptables {
         }
         Err(failure.unwrap_or(HandoverError::Restless { place, attempts: ATTEMPTS }))
     }
+}
+
+/// Whether the kernel forwards this family at all (IPv6 may be switched off at boot).
+fn exists(family: Family) -> bool {
+    family == Family::V4 || Path::new("/proc/net/if_inet6").exists()
 }
 
 /// A rule set in which all is right.

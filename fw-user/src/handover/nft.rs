@@ -93,6 +93,15 @@ impl Nft {
         if self.read()?.is_some() { self.write(REMOVAL) } else { Ok(()) }
     }
 
+    /// Whether Docker's own tables translate (29 and later, with its nftables backend).
+    pub fn docker_writes(&self) -> Result<bool, HandoverError> {
+        let output = run(&self.program, &["list", "tables"], "", PATIENCE)?;
+        if !output.ok {
+            return Err(output.error(&self.program));
+        }
+        Ok(output.stdout.lines().any(|line| line.ends_with(" docker-bridges")))
+    }
+
     /// The table without its counters; `None` if there is none, or a kernel that has none for bridges.
     fn read(&self) -> Result<Option<String>, HandoverError> {
         let arguments = ["-s", "list", "table", "bridge", "fw"];

@@ -3,30 +3,47 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use fw_common::Address;
 use fw_common::wire::proto;
+use tokio::time::sleep;
 
 use super::{Reconciler, chain};
-use crate::conntrack::{self, Connection, status};
+use crate::conntrack::{self, Connection, Tuple};
 use crate::docker::Transport;
-use crate::handover::{Nat, Outcome, Place};
+use crate::handover::{HandoverError, Nat, Nft, Outcome};
 use crate::netlink::NetlinkError;
+
+/// How often connections are looked through after ports have changed, and the time between.
+const ROUNDS: usize = 10;
+const PAUSE: Duration = Duration::from_millis(50);
 
 impl Reconciler {
     /// Once published ports lead elsewhere: whoever goes on sending to one would for ever be led to where it led before,
     /// and one day that is another container. TCP ends by itself; of UDP the kernel knows no end.
-    pub(super) fn forget_stale(&mut self, before: Option<&Nat>, now: &Nat, local: &BTreeSet<Address>) {
-        if !now.owns || before.is_some_and(|before| before.ports == now.ports) {
+    pub(super) async fn forget_stale(&mut self, before: Option<&Nat>, now: &Nat, local: &BTreeSet<Address>) {
+        let udp = |nat: &'_ Nat| {
+            let ports = nat.ports.iter().filter(|port| port.protocol == Transport::Udp);
+            ports.cloned().collect::<Vec<_>>()
+        };
+        // The whole of conntrack is read only if it may matter.
+        if !now.owns || before.map(udp).unwrap_or_default() == udp(now) {
             return;
         }
-        match remove_stale(before, now, local) {
-            Ok(0) => {}
-            Ok(connections) => tracing::info!(connections, "forgot where published UDP ports led before"),
-            Err(error) => self.say(&[format!(
-                "whoever sends to a UDP port that was published anew may still be led to where it led before: {}",
-                chain(&error)
-            )]),
+        // An answer that is on its way begins another one: look until there is none.
+        for _ in 0..ROUNDS {
+            match remove_stale(before, now, local) {
+                Ok(0) => return,
+                Ok(connections) => tracing::info!(connections, "forgot where published UDP ports led before"),
+                Err(error) => {
+                    return self.say(&[format!(
+                        "whoever sends to a UDP port that was published anew may still be led to where it led before: {}",
+                        chain(&error)
+                    )]);
+                }
+            }
+            self.beside(sleep(PAUSE)).await;
         }
     }
 }
@@ -36,24 +53,31 @@ fn remove_stale(before: Option<&Nat>, now: &Nat, local: &BTreeSet<Address>) -> R
     conntrack::remove(connections.iter().filter(|connection| is_stale(before, now, local, connection)))
 }
 
-/// Whether a connection to a published UDP port of this host ends elsewhere than our rules lead.
+/// Whether packets to a published UDP port of this host are led elsewhere by this connection than our rules lead them.
+///
+/// Whoever answers late (docker-proxy, a container that is going) begins a connection of its own, for which what comes to
+/// the port is the answer.
 fn is_stale(
     before: Option<&Nat>,
     now: &Nat,
     local: &BTreeSet<Address>,
-    Connection { original, reply, status, .. }: &Connection,
+    Connection { original, reply, .. }: &Connection,
 ) -> bool {
-    if original.protocol != proto::UDP || !local.contains(&original.destination) {
+    let ours = |tuple: &Tuple| tuple.protocol == proto::UDP && local.contains(&tuple.destination);
+    let (towards, back) = if ours(original) {
+        (original, reply)
+    } else if ours(reply) {
+        (reply, original)
+    } else {
         return false;
-    }
-    let ends = (reply.source, reply.source_port);
-    let leads = |nat: &Nat| leads(nat, original.destination, original.destination_port);
+    };
+    let ends = (back.source, back.source_port);
+    let leads = |nat: &Nat| leads(nat, towards.destination, towards.destination_port);
     match leads(now) {
-        // docker-proxy serves containers and this host itself.
+        // docker-proxy serves containers and this host itself, and nobody else once our rules stand.
         Some(target) => {
-            let translated = status & status::DESTINATION_NAT != 0;
-            ends != target
-                && (translated || !(local.contains(&original.source) || inside(now, original.source)))
+            let by_proxy = local.contains(&ends.0);
+            ends != target && !(by_proxy && (local.contains(&towards.source) || inside(now, towards.source)))
         }
         None => before.and_then(leads) == Some(ends),
     }
@@ -105,13 +129,13 @@ pub(super) fn warnings(nat: &Nat) -> Vec<String> {
 }
 
 /// How NAT stands after the rules were written, as `Daemon::nat` has it.
-pub(super) fn health(nat: &Nat, outcome: Option<&Outcome>) -> u8 {
+pub(super) fn health(nat: &Nat, written: bool, refused: bool) -> u8 {
     use fw_common::tables::nat_health::{FAILED, NOT_OURS, REFUSED, STANDS};
-    match outcome {
-        _ if !nat.owns => NOT_OURS,
-        None => FAILED,
-        Some(outcome) if !outcome.refused.is_empty() => REFUSED,
-        Some(_) => STANDS,
+    match (nat.owns, written, refused) {
+        (false, ..) => NOT_OURS,
+        (true, false, _) => FAILED,
+        (true, true, true) => REFUSED,
+        (true, true, false) => STANDS,
     }
 }
 
@@ -125,16 +149,27 @@ pub(super) fn of_docker(before: u8, seen: bool, stand: bool) -> u8 {
     }
 }
 
+/// `nat` less what Docker's nftables backend writes already, and whether there is such a backend.
+pub(super) fn beside_nft(nat: Nat) -> Result<(Nat, bool), HandoverError> {
+    let backend = Nft::find().filter(|_| nat.owns).map(|nft| nft.docker_writes()).transpose()?;
+    let by_nft = backend.unwrap_or(false);
+    Ok((Nat { owns: nat.owns && !by_nft, ..nat }, by_nft))
+}
+
+/// Where Docker's own rules stand although NAT should be ours.
+pub(super) fn refusing(outcome: &Outcome, by_nft: bool) -> Vec<String> {
+    let places = outcome.refused.iter().map(ToString::to_string);
+    places.chain(by_nft.then(|| "nftables (docker-bridges)".to_owned())).collect()
+}
+
 /// What to do where Docker writes rules as well.
-pub(super) fn refusal(places: &[Place]) -> Option<String> {
-    let names: BTreeSet<String> = places.iter().map(ToString::to_string).collect();
-    let names: Vec<String> = names.into_iter().collect();
-    (!names.is_empty()).then(|| {
+pub(super) fn refusal(places: &[String]) -> Option<String> {
+    (!places.is_empty()).then(|| {
         format!(
             "nat.owner = \"fw\", but Docker's own rules stand in {}: both would translate, so Docker's stay in force; \
              run dockerd with --iptables=false (and --ip6tables=false), then take its rules away as docs/operations.md \
              says, or reboot",
-            names.join(" and ")
+            places.join(" and ")
         )
     })
 }
@@ -149,7 +184,6 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
     use super::*;
-    use crate::conntrack::Tuple;
     use crate::handover::{Marks, Network, Port};
 
     const HOST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
@@ -205,8 +239,7 @@ mod tests {
             destination_port: original.source_port,
             ..original
         };
-        let status = if ends == (to, 53) { 0 } else { status::DESTINATION_NAT };
-        Connection { original, reply, tcp: None, status, timeout: None, mark: 0, zone: 0, id: 0 }
+        Connection { original, reply, tcp: None, status: 0, timeout: None, mark: 0, zone: 0, id: 0 }
     }
 
     #[test]
@@ -224,6 +257,17 @@ mod tests {
         assert!(stale(Some(&none), &new, untranslated(PEER)), "from before the port was published");
         assert!(!stale(Some(&none), &new, untranslated(OLD)), "a container's, by docker-proxy");
         assert!(!stale(Some(&none), &new, untranslated(HOST)), "the host's own, by docker-proxy");
+        let late = |from, source: Ipv4Addr, port| {
+            let mut late = connection(from, PEER, (PEER, 4000));
+            late.original.source_port = port;
+            (late.reply.destination, late.reply.destination_port) = (Address::from(IpAddr::from(source)), 53);
+            late
+        };
+        assert!(stale(Some(&none), &new, late(HOST, HOST, 53)), "an answer of docker-proxy");
+        assert!(stale(Some(&none), &new, late(OLD, HOST, 5353)), "a late answer of the container before");
+        assert!(stale(Some(&old), &none, late(OLD, HOST, 5353)), "the same while nobody has the port");
+        assert!(!stale(Some(&none), &new, late(NEW, HOST, 5353)), "an answer of the new one");
+        assert!(!stale(Some(&none), &none, late(OLD, HOST, 5353)), "nobody has the port");
         let elsewhere = connection(OLD, PEER, (PEER, 53));
         assert!(!stale(Some(&old), &new, elsewhere), "to port 53 of somebody else");
     }

@@ -32,6 +32,13 @@ fn docker_s_rules_are_not_joined() {
             "for t in iptables ip6tables; do $t-save | grep -v DOCKER | grep -v -- '-[io] docker0' | sed 's/^:FORWARD DROP/:FORWARD ACCEPT/' | $t-restore; done",
         )
         .expect("Docker's rules taken away");
+    // Docker 29 may write its rules with nftables.
+    lab.host().script("nft add table ip docker-bridges").expect("a table like Docker's");
+    daemon.signal("HUP").expect("SIGHUP");
+    let said = || lab.fw_log().contains("nftables (docker-bridges)").then_some(());
+    wait::until("fw leaves NAT to Docker's tables", Duration::from_secs(15), said).expect("refused");
+    assert!(!lab.host().run(&["iptables-save"]).expect("the rules").contains("FW-"));
+    lab.host().script("nft delete table ip docker-bridges").expect("no such table");
     let ours = || lab.fw_status().is_ok_and(|status| status["handover"]["nat"] == "fw").then_some(());
     wait::until("fw writes NAT", Duration::from_secs(15), ours).expect("taken over");
     assert!(reached(lab.outside().tcp(host(8080))), "our NAT: {}", rules(&lab));
