@@ -60,6 +60,8 @@ fn w02_a_container_opens_no_ruled_udp_port() {
         server.hears(&answer, SHORT)
     };
     assert!(attempt(), "without fw the host's port 6000 hears it");
+    // It answered, too: as a connection from before, R would keep it.
+    forget(lab);
     let _daemon = ground.fw();
     ground.at_both_settings(|bridge_netfilter| {
         let dropped = ground.drops_during("uplink_ingress", "source-not-allowed", || {

@@ -12,11 +12,35 @@ use super::{Case, Scene, leaving, scene, tuple};
 const SENT: Verdict = Verdict::pass(Reason::Sent);
 
 pub(super) fn cases(f: &Family) -> Vec<Case> {
-    [opening(f), segments(f), services(f), others(f), form(f)].concat()
+    [opening(f), segments(f), services(f), others(f), form(f), cut(f)].concat()
 }
 
 fn syn(f: &Family) -> Draft {
     ip(f.ours, f.remote).tcp(40_000, 443, tcp::SYN)
+}
+
+/// Nothing that goes out on what was cut makes it live again, but a connection that is opened anew.
+fn cut(f: &Family) -> Vec<Case> {
+    let key = tuple(f.ours, 2222, f.remote, 443, proto::TCP);
+    let sends = |name, ingress, flags| {
+        leaving(name, ingress, ip(f.ours, f.remote).tcp(2222, 443, flags))
+            .flow(key, state::CUT, owner::HOST, 9)
+            .gives(SENT)
+    };
+    let query = tuple(f.ours, 40_000, f.remote, 53, proto::UDP);
+    let asks = |name, age| {
+        leaving(name, 0, ip(f.ours, f.remote).udp(40_000, 53, b"?"))
+            .flow(query, state::CUT, owner::HOST, age)
+            .gives(SENT)
+    };
+    vec![
+        sends("a segment on what was cut", 0, tcp::ACK).leaves(key, state::CUT, owner::HOST),
+        sends("a container's segment on it", PORT_A1, tcp::ACK).leaves(key, state::CUT, owner::HOST),
+        sends("a reset on it", 0, tcp::RST).leaves(key, state::CUT, owner::HOST),
+        sends("a SYN on it", 0, tcp::SYN).leaves(key, state::OPENING, owner::HOST),
+        asks("a datagram on what was cut", 124).leaves(query, state::CUT, owner::HOST),
+        asks("a datagram when it is over", 125).leaves(query, state::OPENING, owner::HOST),
+    ]
 }
 
 fn opening(f: &Family) -> Vec<Case> {

@@ -14,7 +14,7 @@ const REPLY: Verdict = Verdict::accept(Reason::Reply);
 const SYN_ACK: u8 = tcp::SYN | tcp::ACK;
 
 pub(super) fn cases(f: &Family) -> Vec<Case> {
-    [segments(f), closing(f), datagrams(f), containers(f), echo(f)].concat()
+    [segments(f), closing(f), datagrams(f), containers(f), echo(f), cut(f), from_before(f)].concat()
 }
 
 fn segments(f: &Family) -> Vec<Case> {
@@ -58,6 +58,45 @@ fn segments(f: &Family) -> Vec<Case> {
         outside("a reply to a port that is open anyway", ip(f.remote, f.ours).tcp(40_000, 443, tcp::ACK))
             .flow(tuple(f.ours, 443, f.remote, 40_000, proto::TCP), state::ESTABLISHED, owner::HOST, 1)
             .gives(Verdict::accept(Reason::AllowRule).by(rule::WEB)),
+    ]
+}
+
+/// What the daemon has cut is answered no more, and nothing of the peer makes it longer or shorter.
+fn cut(f: &Family) -> Vec<Case> {
+    let (tcp_key, udp_key) =
+        (tuple(f.ours, 2222, f.remote, 443, proto::TCP), tuple(f.ours, 40_000, f.remote, 53, proto::UDP));
+    vec![
+        outside("a segment of what was cut", ip(f.remote, f.ours).tcp(443, 2222, tcp::ACK))
+            .flow(tcp_key, state::CUT, owner::HOST, 1)
+            .gives(CLOSED)
+            .leaves(tcp_key, state::CUT, owner::HOST),
+        outside("a datagram of what was cut", ip(f.remote, f.ours).udp(53, 40_000, b"!"))
+            .flow(udp_key, state::CUT, owner::HOST, 1)
+            .gives(CLOSED)
+            .leaves(udp_key, state::CUT, owner::HOST),
+    ]
+}
+
+/// What the peer had opened before the hooks were there.
+fn from_before(f: &Family) -> Vec<Case> {
+    let published = tuple(f.ours, 5000, f.remote, 40_000, proto::UDP);
+    let datagram = || ip(f.remote, f.ours).udp(40_000, 5000, b"?");
+    let ssh = tuple(f.ours, 22, f.remote, 40_000, proto::TCP);
+    vec![
+        outside("a datagram to a published port, connected before", datagram())
+            .flow(published, state::ESTABLISHED, owner::PEER, 1)
+            .gives(REPLY)
+            .leaves(published, state::ESTABLISHED, owner::PEER),
+        outside("the same, forgotten", datagram())
+            .flow(published, state::ESTABLISHED, owner::PEER, 110)
+            .gives(CLOSED),
+        outside("a segment, connected before", ip(f.remote, f.ours).tcp(40_000, 22, tcp::ACK))
+            .flow(ssh, state::ESTABLISHED, owner::PEER, 1)
+            .gives(REPLY)
+            .leaves(ssh, state::ESTABLISHED, owner::PEER),
+        outside("a SYN of whoever was connected before", ip(f.remote, f.ours).tcp(40_000, 22, tcp::SYN))
+            .flow(ssh, state::ESTABLISHED, owner::PEER, 1)
+            .gives(Verdict::drop(Reason::SourceNotAllowed).by(rule::SSH_OFFICE)),
     ]
 }
 
