@@ -1,9 +1,15 @@
 //! What the kernel's connection tracking knows: every connection of this host at one moment, and an end for one of them.
 //!
+//! The kernel tracks a family only where some rule asks it to, and IPv6 often is not: what the host's own sockets are
+//! connected to is told by them as well.
+//!
 //! Everything is seen from the network namespace of the calling thread. The kernel keeps the table per connection in
 //! both directions, before and after NAT; a hook sees the one or the other (see `connections.rs`).
 
 mod message;
+mod sockets;
+
+use std::collections::BTreeSet;
 
 use fw_common::Address;
 
@@ -108,7 +114,8 @@ impl TcpState {
     }
 }
 
-/// Reads every connection of both families, sorted. One that begins or ends meanwhile may be in it or not.
+/// Reads every connection of both families, sorted: those that are tracked, and those of this host's sockets that are not.
+/// One that begins or ends meanwhile may be in it or not.
 pub fn snapshot() -> Result<Vec<Connection>, NetlinkError> {
     let mut connections = Vec::new();
     let mut broken = None;
@@ -124,6 +131,10 @@ pub fn snapshot() -> Result<Vec<Connection>, NetlinkError> {
     connections.sort_unstable();
     // A table that grows while it is read tells some of them twice.
     connections.dedup_by_key(|connection| (connection.original, connection.zone));
+    let tracked: BTreeSet<Tuple> =
+        connections.iter().flat_map(|connection| [connection.original, connection.reply]).collect();
+    connections.extend(sockets::connected()?.into_iter().filter(|one| !tracked.contains(&one.original)));
+    connections.sort_unstable();
     Ok(connections)
 }
 

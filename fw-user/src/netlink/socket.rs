@@ -26,6 +26,11 @@ impl Socket {
         Self::bound(SockProtocol::NetlinkNetFilter, 0, SockFlag::SOCK_CLOEXEC)
     }
 
+    /// As [`Socket::open`], for questions about sockets.
+    pub(crate) fn of_sockets() -> Result<Self, NetlinkError> {
+        Self::bound(SockProtocol::NetlinkSockDiag, 0, SockFlag::SOCK_CLOEXEC)
+    }
+
     /// Opens a socket that does not wait and hears of changes in `groups` (a bit per `RTNLGRP`, less one).
     pub(super) fn listening(groups: u32) -> Result<Self, NetlinkError> {
         Self::bound(SockProtocol::NetlinkRoute, groups, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)
@@ -153,6 +158,7 @@ impl AsRawFd for Socket {
 #[repr(u16)]
 pub(crate) enum Question {
     Links = 18,
+    Sockets = 20,
     Addresses = 22,
     Routes = 26,
     RemoveQdisc = 37,
@@ -166,6 +172,7 @@ impl Question {
     const fn name(self) -> &'static str {
         match self {
             Self::Links => "links",
+            Self::Sockets => "sockets",
             Self::Addresses => "addresses",
             Self::Routes => "routes",
             Self::RemoveQdisc => "removal of a qdisc",
@@ -180,6 +187,7 @@ impl Question {
     const fn header_len(self) -> usize {
         match self {
             Self::Links => 16,
+            Self::Sockets => 56,
             Self::Addresses => 8,
             Self::Routes => 12,
             Self::RemoveQdisc | Self::Filters => 20,

@@ -37,6 +37,32 @@ fn a_narrower_policy_cuts_what_it_closes_and_nothing_else() {
     assert_eq!(datagrams, Vec::<&String>::new(), "{}", ground.lab.fw_log());
 }
 
+/// What conntrack does not know, the host's own sockets tell.
+#[test]
+fn untracked_connections_of_the_host_are_kept_and_cut() {
+    let test = "untracked_connections_of_the_host_are_kept_and_cut";
+    let Some(ground) = Ground::untracked(test) else { return };
+    let (host, outside) = (ground.lab.host(), ground.lab.outside());
+    let mut opening = Opening::default();
+    opening.quiet = true;
+    let mut open = |what: &str, kind, port| {
+        opening.open(what, kind, outside, (HOST6, port).into(), (host, port));
+    };
+    open("closed", Kind::Tcp, 2323);
+    open("ssh", Kind::Tcp, 22);
+    open("rule goes", Kind::Tcp, 2222);
+    open("rule goes", Kind::Pushed, 2222);
+    opening.open("out", Kind::Pushed, host, (OUTSIDE6, 443).into(), (outside, 443));
+    let talks = opening.begin();
+    talks.hush(true);
+    let daemon = ground.lab.fw_run(WIDE).expect("fw");
+    talks.hush(false);
+    assert_eq!(talks.silent(PATIENCE), Vec::<String>::new(), "{}", ground.lab.fw_log());
+    ground.reload(&daemon, NARROW);
+    wait::pass(TRIED);
+    assert_eq!(talks.silent(TRIED), ["rule goes, quiet meanwhile"; 2], "{}", ground.lab.fw_log());
+}
+
 struct Lines {
     /// Names of those that the narrower policy cuts.
     cut: Vec<String>,
