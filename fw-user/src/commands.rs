@@ -1,6 +1,7 @@
 //! The commands of `fw`: each module is one, with its options and what it prints.
 //!
-//! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 usage or bad policy.
+//! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 usage or bad policy, 3 would change
+//! (`fw plan`).
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -11,8 +12,11 @@ use clap::Args;
 use crate::policy::{Policy, PolicyError};
 
 pub mod check;
+pub mod confirm;
 pub mod down;
 pub mod monitor;
+pub mod plan;
+pub mod reload;
 pub mod run;
 pub mod status;
 pub mod table;
@@ -79,12 +83,17 @@ fn print(text: &str) -> anyhow::Result<()> {
 
 /// Reads a policy file. Each problem stands on a line of its own that begins with file and line, as editors want it.
 fn read_policy(file: &Path) -> Result<Policy, Failure> {
-    Policy::read(file).map_err(|error| match error {
+    Policy::read(file).map_err(|error| bad_policy(file, error))
+}
+
+/// What is wrong with a policy file.
+fn bad_policy(file: &Path, error: PolicyError) -> Failure {
+    match error {
         PolicyError::Invalid { .. } => {
             Failure::Usage(anyhow::anyhow!("the policy file {} is not valid:\n{error}", file.display()))
         }
         PolicyError::Read { .. } => Failure::Usage(error.into()),
-    })
+    }
 }
 
 /// A runtime for one command.

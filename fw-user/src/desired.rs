@@ -17,7 +17,7 @@ use fw_common::{ABI_VERSION, Address, FLOWS_ABI, Hook, Mac};
 use crate::handover::{Marks, Nat};
 use crate::inventory::{self, Inventory};
 use crate::plan::{HookPoint, State, Step};
-use crate::policy::{Egress, HostAccess, Mode, Policy, Spoofing, TableSizes, table_prefixes};
+use crate::policy::{Egress, Fallback, HostAccess, Mode, Policy, Spoofing, TableSizes, table_prefixes};
 use zones::Zones;
 
 mod nat;
@@ -37,6 +37,8 @@ pub struct Desired {
     pub apart: BTreeSet<String>,
     /// What fw writes itself in iptables; `None` for marks that no rule can match.
     pub nat: Option<Nat>,
+    /// Names of Docker's bridges, if nothing may begin towards them from outside while our programs are not there.
+    pub closed: BTreeSet<String>,
     /// Uplinks on which XDP drops early, and how.
     pub early: BTreeMap<u32, Early>,
     /// Parts of the policy that match nothing, uplinks that are missing.
@@ -264,6 +266,10 @@ fn managed(
     let icc = policy.network(&network.name).icc.unwrap_or(network.icc);
     if !icc && policy.mode == Mode::Enforce {
         desired.apart.insert(network.bridge_name.clone());
+    }
+    // What the administrator leads to bridges of his own is vouched for by nobody.
+    if policy.fallback == Fallback::Closed && policy.mode == Mode::Enforce && network.docker_id.is_some() {
+        desired.closed.insert(network.bridge_name.clone());
     }
     let state = &mut desired.state;
     let spoofing = policy.network(&network.name).spoofing == Spoofing::Allow;

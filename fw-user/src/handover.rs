@@ -164,15 +164,15 @@ pub enum HandoverError {
     },
     /// The name would mean something else to nft.
     #[error(
-        "cannot write a rule for bridge {name:?}: nft takes 1 to 15 characters without blanks, quotes or `*`; give the network a bridge of another name"
+        "cannot write a rule for the device {name:?}: nft takes 1 to 15 characters without blanks, quotes or `*`; rename it, or give the network a bridge of another name"
     )]
     Bridge {
         /// The device's name.
         name: String,
     },
-    /// The kernel lacks what the table for bridges asks for.
+    /// The kernel lacks what our tables ask for.
     #[error(
-        "this kernel's nftables cannot tell which bridge a frame is on: it lacks the module nft_meta_bridge (CONFIG_NFT_BRIDGE_META)"
+        "this kernel's nftables lack what the table asks for: the module nft_meta_bridge (CONFIG_NFT_BRIDGE_META) to tell which bridge a frame is on, or nft_ct"
     )]
     NoBridgeMeta,
     /// No iptables of one family.

@@ -3,13 +3,17 @@
 pub mod commands;
 pub mod connections;
 pub mod conntrack;
+pub mod control;
 pub mod datapath;
 pub mod desired;
+pub mod difference;
 pub mod docker;
 pub mod handover;
 pub mod inventory;
+pub mod kept;
 pub mod netlink;
 pub mod plan;
 pub mod policy;
 pub mod reconcile;
+pub mod typed_on;
 pub mod view;

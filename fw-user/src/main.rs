@@ -19,6 +19,12 @@ enum Command {
     Run(commands::run::Options),
     /// Check a policy file and print what it means
     Check(commands::check::Options),
+    /// Say what a policy file would change in what is in force; exit 3 if it would change anything
+    Plan(commands::plan::Options),
+    /// Have the daemon read its policy file again; with --confirm, for a time unless `fw confirm` comes
+    Reload(commands::reload::Options),
+    /// Keep the policy that `fw reload --confirm` has put in force
+    Confirm(commands::confirm::Options),
     /// Show hooks, networks, what is reachable from outside and why, drops by reason, and health
     Status(commands::status::Options),
     /// Print a table as it is in the kernel
@@ -34,6 +40,9 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Run(options) => commands::run::run(options),
         Command::Check(options) => commands::check::run(&options),
+        Command::Plan(options) => commands::plan::run(&options),
+        Command::Reload(options) => commands::reload::run(&options),
+        Command::Confirm(options) => commands::confirm::run(&options),
         Command::Status(options) => commands::status::run(&options),
         Command::Table(options) => commands::table::run(&options),
         Command::Monitor(options) => commands::monitor::run(&options),

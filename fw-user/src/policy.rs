@@ -1,9 +1,9 @@
 //! The policy file: what may come in and from where, as types that hold only valid values.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::{fmt, fs};
 
 use ipnet::IpNet;
 
@@ -18,6 +18,7 @@ pub use words::{
 };
 
 mod describe;
+mod file;
 mod nat;
 mod networks;
 mod outbound;
@@ -79,14 +80,28 @@ pub struct Policy {
 impl Policy {
     /// Reads and checks the policy file at `path`; the set files that it names are looked for beside it.
     pub fn read(path: &Path) -> Result<Self, PolicyError> {
-        let bytes = fs::read(path).map_err(|source| PolicyError::Read { path: path.to_owned(), source })?;
-        let text = String::from_utf8(bytes).map_err(|error| PolicyError::not_utf8(path, &error))?;
-        Self::parse(&text, path, path.parent().unwrap_or(Path::new(".")))
+        Self::parse(&Self::text(path)?, path, base_dir(path))
+    }
+
+    /// The text of the policy file at `path`.
+    pub fn text(path: &Path) -> Result<String, PolicyError> {
+        let bytes = file::read(path, file::POLICY)
+            .map_err(|source| PolicyError::Read { path: path.to_owned(), source })?;
+        String::from_utf8(bytes).map_err(|error| PolicyError::not_utf8(path, &error))
+    }
+
+    /// Checks the text that a policy file had once, with the sets that its set files held then.
+    pub fn parse_kept(
+        text: &str,
+        path: &Path,
+        sets: BTreeMap<PathBuf, BTreeSet<IpNet>>,
+    ) -> Result<Self, PolicyError> {
+        parse::parse(text, path, base_dir(path), Some(sets))
     }
 
     /// Checks the text of a policy file; `path` is its name in errors, set files are looked for in `base_dir`.
     pub fn parse(text: &str, path: &Path, base_dir: &Path) -> Result<Self, PolicyError> {
-        parse::parse(text, path, base_dir)
+        parse::parse(text, path, base_dir, None)
     }
 
     /// What is valid but is perhaps not meant; `known_networks` are the names of Docker's networks, `known_containers`
@@ -160,6 +175,11 @@ impl Policy {
         let used: BTreeSet<&SetName> = from.chain(to).chain(egress).collect();
         used.into_iter().collect()
     }
+}
+
+/// Where the set files are looked for that a policy file names.
+fn base_dir(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("."))
 }
 
 /// The interfaces to the outside and what is asked of them.

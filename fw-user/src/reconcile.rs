@@ -11,20 +11,25 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use crate::conntrack::Connection;
+use crate::control::Control;
 use crate::datapath::{Datapath, DatapathError};
 use crate::desired::{Desired, DesiredError, Prepared, desired_with, newcomer};
 use crate::docker::{Docker, DockerError, DockerSnapshot, Events};
-use crate::handover::{self, Backstop, HandoverError, Iptables, Nat, Nft, Standing};
+use crate::handover::{self, HandoverError, Iptables, Nat, Standing};
 use crate::inventory::{Evidence, Inventory, believe};
+use crate::kept::Read;
 use crate::netlink::{self, Changed, HostSnapshot, Joined, NetlinkError, Watch};
 use crate::plan::{State, Step, plan};
 use crate::policy::Policy;
 
+mod backstop;
+mod control;
 mod nat;
 mod rebuild;
 mod takeover;
 mod uplinks;
 
+use control::{Candidate, Judged, Trial, asked, until};
 pub use uplinks::{MissingUplinks, check_uplinks};
 
 /// Everything may be missed once; at this interval everything is looked at again.
@@ -77,8 +82,16 @@ pub enum PassError {
 pub struct Reconciler {
     policy_file: PathBuf,
     policy: Policy,
+    /// The same with its text.
+    read: Read,
     /// A policy read again, until it is seen to fit.
-    candidate: Option<Policy>,
+    candidate: Option<Candidate>,
+    /// What became of the last one.
+    judged: Option<Judged>,
+    /// The policy is on trial.
+    trial: Option<Trial>,
+    /// What a person asks comes in here.
+    control: Option<Control>,
     /// What follows from the policy alone.
     prepared: Option<Prepared>,
     docker: Docker,
@@ -96,7 +109,9 @@ pub struct Reconciler {
     /// Docker's NAT rules have been seen.
     nat_seen: bool,
     /// The backstop between neighbours that stands.
-    backstop: Option<Standing>,
+    apart: Option<Standing>,
+    /// The backstop before containers that stands.
+    closed: Option<Standing>,
     /// Hears of devices; none before the first pass, or after it has broken.
     watch: Option<Watch>,
     /// Something has changed since the devices were read.
@@ -137,7 +152,7 @@ impl Reconciler {
     /// A reconciler for this datapath; `made_directory` says whether `fw down` has to remove the directory.
     pub fn new(
         policy_file: PathBuf,
-        policy: Policy,
+        read: Read,
         docker: Docker,
         datapath: Datapath,
         made_directory: bool,
@@ -149,8 +164,12 @@ impl Reconciler {
         };
         Self {
             policy_file,
-            policy,
+            policy: read.policy.clone(),
+            read,
             candidate: None,
+            judged: None,
+            trial: None,
+            control: None,
             prepared: None,
             docker,
             said_docker: None,
@@ -160,7 +179,8 @@ impl Reconciler {
             believed: None,
             handed_over: None,
             nat_seen: false,
-            backstop: None,
+            apart: None,
+            closed: None,
             watch: None,
             stale: false,
             doubt: BTreeSet::new(),
@@ -221,11 +241,20 @@ impl Reconciler {
         let mut again_at = Instant::now();
         self.watch = Some(watch);
         loop {
+            let trial_ends = self.deadline();
             let wake = tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => {
                     self.reload();
+                    Wake::Everything
+                }
+                asked = asked(&mut self.control) => {
+                    self.answer(asked).await;
+                    continue;
+                }
+                () = until(trial_ends) => {
+                    self.take_back();
                     Wake::Everything
                 }
                 _ = tick.tick() => {
@@ -270,6 +299,7 @@ impl Reconciler {
             }
             self.beside(sleep(REST)).await;
         }
+        self.end_trial().await;
         tracing::info!("ending; everything stays pinned and in force (`fw down` takes it away)");
         Ok(())
     }
@@ -318,34 +348,6 @@ impl Reconciler {
         self.report();
     }
 
-    /// Reads the policy file again; a bad one changes nothing.
-    fn reload(&mut self) {
-        match self.read_policy() {
-            Ok(policy) => {
-                tracing::info!(file = %self.policy_file.display(), "policy read again");
-                self.candidate = Some(policy);
-            }
-            Err(error) => {
-                tracing::error!(
-                    error = chain(&*error),
-                    "bad policy file; the policy in force stays in force"
-                );
-            }
-        }
-    }
-
-    fn read_policy(&self) -> Result<Policy, Box<dyn std::error::Error>> {
-        let mut policy = Policy::read(&self.policy_file)?;
-        check_uplinks(&policy, Some(&self.policy), &netlink::snapshot()?.links)?;
-        if policy.tables.of_maps() != self.policy.tables.of_maps() {
-            tracing::warn!(
-                "tables of another size take effect with the next start of `fw run`; the rest does now"
-            );
-            policy.tables.keep_sizes(&self.policy.tables);
-        }
-        Ok(policy)
-    }
-
     /// One pass.
     async fn pass(&mut self, wake: Wake) -> Result<Passed, PassError> {
         // Docker first: a device that its answer names is then surely in the snapshot of devices.
@@ -385,6 +387,7 @@ impl Reconciler {
             networks: wanted.state.tables.networks.len(),
             ports: wanted.state.tables.ports.len(),
         };
+        let output_devices = wanted.output_devices.clone();
         let wanted_rules = HandOver {
             devices: wanted.output_devices,
             reach: !wanted.state.tables.reach.is_empty(),
@@ -395,7 +398,9 @@ impl Reconciler {
             let local = host.addresses.iter().map(|local| local.address.into()).collect();
             self.hand_over(wanted_rules, &local).await;
         }
-        self.keep_apart(wake, wanted.apart).await;
+        let (apart, closed) = (wanted.apart, wanted.closed);
+        self.keep_apart(wake, &apart).await;
+        self.keep_closed(wake, &output_devices, &closed).await;
         let degraded = degraded || doubts || self.status.handover == 0 || self.status.docker == 0;
         self.status.degraded = u8::from(degraded);
         self.status.ready = 1;
@@ -416,24 +421,12 @@ impl Reconciler {
             Inventory::new(docker, host, links, &policy.static_networks)
         };
         if let Some(candidate) = self.candidate.take() {
-            let inventory = inventory(self.last_docker.as_ref(), &candidate);
-            let fitting = Prepared::new(&candidate, current).and_then(|prepared| {
-                Ok((desired_with(&candidate, &inventory, current, &prepared)?, prepared))
-            });
-            match fitting {
-                Ok((wanted, prepared)) => {
-                    self.policy = candidate;
-                    self.prepared = Some(prepared);
-                    self.said.clear();
-                    self.datapath.forget_refusals();
-                    return Ok(wanted);
-                }
-                Err(error) => {
-                    tracing::error!(
-                        error = chain(&error),
-                        "bad policy file; the policy in force stays in force"
-                    );
-                }
+            let policy = &candidate.read.policy;
+            let inventory = inventory(self.last_docker.as_ref(), policy);
+            let fitting = Prepared::new(policy, current)
+                .and_then(|prepared| Ok((desired_with(policy, &inventory, current, &prepared)?, prepared)));
+            if let Some(wanted) = self.judge(candidate, fitting, current) {
+                return Ok(wanted);
             }
         }
         let prepared = match self.prepared.take().filter(|prepared| prepared.is_of(current)) {
@@ -625,34 +618,6 @@ impl Reconciler {
                 self.say(nat::refusal(&refused).as_slice());
             }
             Err(error) => self.say(&[format!("our rules in iptables do not stand: {}", chain(&error))]),
-        }
-    }
-
-    /// Keeps the backstop between neighbours as it should be.
-    async fn keep_apart(&mut self, wake: Wake, bridges: BTreeSet<String>) {
-        let wanted = match handover::Marks::new(self.policy.marks.bit)
-            .and_then(|marks| Backstop::new(marks, bridges))
-        {
-            Ok(wanted) => wanted,
-            Err(error) => return self.say(&[format!("no backstop between neighbours: {}", chain(&error))]),
-        };
-        if wake < Wake::Docker && self.backstop.as_ref().is_some_and(|standing| standing.is(&wanted)) {
-            return;
-        }
-        let Some(nft) = Nft::find() else {
-            if !wanted.is_empty() {
-                self.say(&["cannot find `nft` in PATH or the sbin directories: on networks without icc two containers that \
-                     are both new may reach each other until their ports are hooked; install the package `nftables`"
-                    .to_owned()]);
-            }
-            return;
-        };
-        let before = self.backstop.take();
-        let applied = tokio::task::spawn_blocking(move || nft.apply(&wanted, before.as_ref()));
-        let applied = self.beside(applied).await;
-        match applied.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) {
-            Ok(standing) => self.backstop = Some(standing),
-            Err(error) => self.say(&[format!("no backstop between neighbours: {}", chain(&error))]),
         }
     }
 

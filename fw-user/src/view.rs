@@ -43,32 +43,39 @@ pub fn rows(table: &str, maps: &Maps, now: u32) -> Result<Option<Vec<Row>>, Data
     let state = maps.read()?;
     let names = Names { names: &state.names };
     Ok(Some(match table {
-        "settings" => vec![settings(&state)],
-        "interfaces" => interfaces(&state, names),
-        "subnets" => subnets(&state, names),
-        "networks" => networks(&state, names),
-        "local_addresses" => local_addresses(&state),
-        "ports" => ports(&state, names),
-        "denied" => denied(&state, names),
-        "sources" => zones(&state, names),
-        "endpoints" => endpoints(&state, names),
-        "reach" => reach(&state, names),
-        "links" => links(&state),
         "flows" => flows(maps.flows()?, Flow::is_expired, now),
         "inbound_flows" => flows(maps.inbound_flows()?, Flow::is_forgotten, now),
-        "outbound" => outbound(&state, names),
-        "limits" => limits(&state, names),
         "buckets" => buckets(maps, &state, names)?,
         "datagrams" => datagrams(maps, now)?,
         "counters" => counters(maps)?,
         "rules" => rules(maps, names)?,
+        other => return Ok(rows_of(other, &state, names)),
+    }))
+}
+
+/// The rows of a table that the daemon fills; `None` if there is no such table.
+pub fn rows_of(table: &str, state: &State, names: Names<'_>) -> Option<Vec<Row>> {
+    Some(match table {
+        "settings" => vec![settings(state)],
+        "interfaces" => interfaces(state, names),
+        "subnets" => subnets(state, names),
+        "networks" => networks(state, names),
+        "local_addresses" => local_addresses(state),
+        "ports" => ports(state, names),
+        "denied" => denied(state, names),
+        "sources" => zones(state, names),
+        "endpoints" => endpoints(state, names),
+        "reach" => reach(state, names),
+        "links" => links(state),
+        "outbound" => outbound(state, names),
+        "limits" => limits(state, names),
         "names" => state
             .names
             .iter()
             .map(|(key, name)| row(json!({"kind": key.kind, "id": key.id, "name": name})))
             .collect(),
-        _ => return Ok(None),
-    }))
+        _ => return None,
+    })
 }
 
 /// What numbers stand for.
@@ -154,6 +161,16 @@ pub fn aligned(rows: &[Row]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// A row on one line: what is set, with the name of its field.
+pub fn words(row: &Row) -> String {
+    let set = row.iter().filter(|(_, value)| !matches!(value, Value::Null | Value::Bool(false)));
+    let one = |(name, value): (&String, &Value)| match value {
+        Value::Bool(true) => name.clone(),
+        value => format!("{name} {}", cell(value)),
+    };
+    set.map(one).collect::<Vec<_>>().join(", ")
 }
 
 fn cell(value: &Value) -> String {

@@ -68,8 +68,8 @@ fn a_bad_policy_exits_2_with_every_place() {
 
 #[test]
 fn what_is_not_enforced_yet_is_refused() {
-    let directory = with("fallback = \"closed\"\n");
-    let parts = ["policy.toml:1:", "fallback", "not enforced by this version"];
+    let directory = with("[nat]\nowner = \"fw\"\n");
+    let parts = ["policy.toml:2:", "owner", "not enforced by this version"];
     refused(&fw(directory.path(), &["check", "policy.toml"]), 2, &parts);
 }
 

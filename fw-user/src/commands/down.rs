@@ -11,8 +11,9 @@ use nix::unistd::Pid;
 use super::{Failure, Outcome, Pins, is_fw, need_privileges};
 use crate::connections;
 use crate::conntrack;
+use crate::control;
 use crate::datapath::{self, DatapathError, Directory, DirectoryError, Lock, Maps};
-use crate::handover::{Iptables, Nft};
+use crate::handover::{HandoverError, Iptables, Nft};
 use crate::netlink::NetlinkError;
 use crate::plan::State;
 use crate::reconcile::{chain, devices};
@@ -32,37 +33,24 @@ pub fn run(options: &Options) -> Outcome {
     need_privileges()?;
     let directory = match Directory::open(&options.pins.bpffs) {
         Ok(directory) => directory,
-        // Nothing in force here is what was asked for.
+        // Somebody may have removed the pins, and our rules are still there.
         Err(DirectoryError::Empty { path }) => {
+            let errors = remove_rules();
             eprintln!("fw: nothing is in force in {}", path.display());
-            return Ok(ExitCode::SUCCESS);
+            return ended(&errors, "fw: no rules of fw are left, either");
         }
         Err(error) => return Err(error.into()),
     };
+    let socket = control::socket(directory.path()).ok();
     // Whichever version runs on it.
     let daemon = datapath::occupant(directory.path()).unwrap_or_default();
     // What the tables allowed is known only as long as they are there.
-    let tables = Maps::open(directory.path()).and_then(|maps| maps.read());
+    let maps = Maps::open(directory.path());
+    let of_nat =
+        maps.as_ref().is_ok_and(|maps| maps.daemon().is_ok_and(|daemon| daemon.nat == nat_health::STANDS));
+    let tables = maps.and_then(|maps| maps.read());
     let lock = take_over(&directory, daemon.pid)?;
-    let mut errors = Vec::new();
-    match Iptables::find().and_then(|iptables| iptables.remove()) {
-        Ok(outcome) => {
-            for place in &outcome.unreadable {
-                eprintln!(
-                    "fw: iptables cannot show all of {place:?}; look there for rules with the comment fw"
-                );
-            }
-        }
-        Err(error) => errors.push(chain(&error)),
-    }
-    match Nft::find() {
-        Some(nft) => errors.extend(nft.remove().err().map(|error| chain(&error))),
-        None => {
-            eprintln!(
-                "fw: there is no `nft` to look for `table bridge fw` with; if it was removed, reboot to be rid of it"
-            );
-        }
-    }
+    let mut errors = remove_rules();
     match devices() {
         Ok(devices) => {
             errors.extend(datapath::remove_all(directory.path(), &devices).iter().map(|error| chain(error)));
@@ -78,14 +66,49 @@ pub fn run(options: &Options) -> Outcome {
     }
     errors.extend(directory.remove_pins(daemon.made_directory));
     drop(lock);
-    if errors.is_empty() {
-        if daemon.is_some_and(|daemon| daemon.nat == nat_health::STANDS) {
-            eprintln!(
-                "fw: down; nobody translates or filters for containers now: start dockerd without --iptables=false"
-            );
-        } else {
-            eprintln!("fw: down; Docker's own rules are in force again");
+    if let Some(socket) = socket {
+        // That of a daemon that was killed.
+        control::remove(&socket);
+    }
+    let well = if of_nat {
+        "fw: down; nobody translates or filters for containers now: start dockerd without --iptables=false"
+    } else {
+        "fw: down; Docker's own rules are in force again"
+    };
+    ended(&errors, well)
+}
+
+/// Takes away the rules in iptables and the tables in nftables; what goes wrong comes back as text.
+fn remove_rules() -> Vec<String> {
+    let mut errors = Vec::new();
+    match Iptables::find().and_then(|iptables| iptables.remove()) {
+        Ok(outcome) => {
+            for place in &outcome.unreadable {
+                eprintln!(
+                    "fw: iptables cannot show all of {place:?}; look there for rules with the comment fw"
+                );
+            }
         }
+        Err(HandoverError::NoTool) => {
+            eprintln!("fw: there is no iptables to look for rules with the comment fw with");
+        }
+        Err(error) => errors.push(chain(&error)),
+    }
+    match Nft::find() {
+        Some(nft) => errors.extend(nft.remove().err().map(|error| chain(&error))),
+        None => {
+            eprintln!(
+                "fw: there is no `nft` to look for `table bridge fw` and `table inet fw` with; if it was removed, \
+                 reboot to be rid of them"
+            );
+        }
+    }
+    errors
+}
+
+fn ended(errors: &[String], well: &str) -> Outcome {
+    if errors.is_empty() {
+        eprintln!("{well}");
         return Ok(ExitCode::SUCCESS);
     }
     Err(Failure::Failed(anyhow::anyhow!(

@@ -8,12 +8,13 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use super::{Engine, Failure, Outcome, Pins, need_privileges, read_policy, runtime};
+use super::{Engine, Failure, Outcome, Pins, bad_policy, need_privileges, runtime};
+use crate::control::Control;
 use crate::datapath::{AttachMode, Datapath, Directory};
 use crate::docker::Docker;
+use crate::kept::{self, Read};
 use crate::netlink;
-use crate::policy::Policy;
-use crate::reconcile::{PassError, Passed, Reconciler, check_uplinks};
+use crate::reconcile::{PassError, Passed, Reconciler, chain, check_uplinks};
 
 /// Options of `fw run`.
 #[derive(Debug, Args)]
@@ -49,13 +50,17 @@ pub fn run(options: Options) -> Outcome {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
-    let policy = read_policy(&options.policy)?;
+    let (read, note) =
+        Read::to_begin_with(&options.policy).map_err(|error| bad_policy(&options.policy, error))?;
+    if let Some(note) = &note {
+        tracing::warn!("{note}");
+    }
     need_privileges()?;
     // Later it may come and go.
-    check_uplinks(&policy, None, &netlink::snapshot()?.links)?;
+    check_uplinks(&read.policy, None, &netlink::snapshot()?.links)?;
     let directory = Directory::open_or_make(&options.pins.bpffs)?;
     let lock = directory.lock()?;
-    let outcome = runtime()?.block_on(daemon(options, policy, &directory));
+    let outcome = runtime()?.block_on(daemon(options, read, note.is_none(), &directory));
     if outcome.is_err() {
         directory.remove_if_unused();
     }
@@ -63,7 +68,7 @@ pub fn run(options: Options) -> Outcome {
     outcome
 }
 
-async fn daemon(options: Options, policy: Policy, directory: &Directory) -> Outcome {
+async fn daemon(options: Options, read: Read, of_file: bool, directory: &Directory) -> Outcome {
     let begun = Instant::now();
     let mode = match options.attach {
         Attach::Auto => AttachMode::Auto,
@@ -74,12 +79,23 @@ async fn daemon(options: Options, policy: Policy, directory: &Directory) -> Outc
     // Before the first snapshot, so that nothing that changes after it is missed.
     let watch = netlink::watch()?;
     let events = docker.events();
-    let datapath = Datapath::load(directory, mode, &policy.tables.of_maps())?;
-    let mut reconciler = Reconciler::new(options.policy, policy, docker, datapath, directory.was_made());
+    let datapath = Datapath::load(directory, mode, &read.policy.tables.of_maps())?;
+    let file = options.policy.clone();
+    let mut reconciler = Reconciler::new(options.policy, read, docker, datapath, directory.was_made());
     let Passed { hooks, networks, ports, .. } = reconciler.start().await.map_err(failure)?;
     tracing::info!(hooks, networks, ports, after = ?begun.elapsed(), "ready: the policy is in force");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!(%error, "cannot tell systemd that fw is ready");
+    }
+    if of_file && let Err(error) = kept::let_go(&file) {
+        tracing::warn!(%error, "cannot remove {}; remove it", kept::beside(&file).display());
+    }
+    match Control::listen(directory.path()) {
+        Ok(control) => reconciler.listen(control),
+        Err(error) => tracing::warn!(
+            error = chain(&error),
+            "no control socket: `fw reload` and `fw confirm` do not work, SIGHUP does"
+        ),
     }
     // A large future: passes wait for Docker in it.
     Box::pin(reconciler.run(watch, events)).await?;

@@ -12,6 +12,7 @@ use fw_common::{Address, Hook};
 use serde_json::{Value, json};
 
 use super::{Engine, Outcome, Pins, is_fw, is_halted, print, runtime};
+use crate::control::{self, Answer, Request};
 use crate::datapath::{Directory, DirectoryError, Maps, attached_in};
 use crate::docker::{Docker, DockerError, DockerSnapshot};
 use crate::handover::{self, Iptables};
@@ -51,13 +52,27 @@ pub fn run(options: &Options) -> Outcome {
     let alive = directory.is_locked() && is_fw(maps.daemon()?.pid);
     let host = netlink::snapshot()?;
     let docker = runtime()?.block_on(ask_docker(&options.engine.docker));
-    let report = Report::new(&directory, &maps, alive, &host, docker)?;
+    let mut report = Report::new(&directory, &maps, alive, &host, docker)?;
+    if let Some(seconds) = trial(&directory) {
+        report.problems.push(format!(
+            "the policy is on trial: the one before comes back in {seconds} s, unless `fw confirm` comes"
+        ));
+    }
     if options.json {
         print(&format!("{}\n", serde_json::to_string_pretty(&report.json())?))?;
     } else {
         print(&report.text())?;
     }
     Ok(if report.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Seconds that are left of the trial of a policy.
+fn trial(directory: &Directory) -> Option<u64> {
+    let socket = control::socket(directory.path()).ok()?;
+    match control::ask(&socket, &Request::Waiting).ok()? {
+        Answer::Waiting { seconds } => seconds,
+        _ => None,
+    }
 }
 
 async fn ask_docker(url: &str) -> Result<DockerSnapshot, DockerError> {

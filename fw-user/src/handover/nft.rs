@@ -1,20 +1,46 @@
-//! The backstop between neighbours: one static nftables table, for networks without `icc` alone, that drops what goes from
-//! port to port of their bridges without our mark. The only place that runs nft.
+//! Static nftables tables that stand when no program does: between neighbours without `icc`, and before containers where
+//! the policy says `fallback = "closed"`. The only place that runs nft.
 //!
-//! It stands before a new port has its hook, and when the daemon is dead; it opens nothing.
+//! Each drops what lacks our mark, opens nothing, and holds whichever flavour of iptables Docker uses.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use super::program::{PATIENCE, run, search, search_path};
 use super::{HandoverError, Marks, plain_name};
 
-/// Which bridges keep their ports apart, and what passes all the same.
+/// A table, or that it is not to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backstop {
-    marks: Marks,
-    bridges: BTreeSet<String>,
+    table: Table,
+    /// Its one chain; none if the table is not wanted.
+    chain: Option<String>,
+}
+
+/// The tables of fw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Table {
+    /// Between ports of bridges.
+    Bridge,
+    /// Between the uplinks and Docker's bridges.
+    Inet,
+}
+
+impl Table {
+    const ALL: [Self; 2] = [Self::Bridge, Self::Inet];
+
+    /// As nft names it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge fw",
+            Self::Inet => "inet fw",
+        }
+    }
+
+    /// Deleting needs a table, which the first line makes if there is none.
+    fn removal(self) -> String {
+        format!("table {name}\ndelete table {name}\n", name = self.name())
+    }
 }
 
 /// The table as it was read back after it had been written.
@@ -31,37 +57,66 @@ pub struct Nft {
 }
 
 impl Backstop {
-    /// The table for the bridges of these names; none for no bridge.
-    pub fn new(marks: Marks, bridges: BTreeSet<String>) -> Result<Self, HandoverError> {
-        // A `*` at the end would be a wildcard.
-        match bridges.iter().find(|name| !plain_name(name) || name.contains('*')) {
-            Some(name) => Err(HandoverError::Bridge { name: name.clone() }),
-            None => Ok(Self { marks, bridges }),
-        }
+    /// Keeps the ports of these bridges apart: what goes from one to another passes only if the port's hook has vouched
+    /// for it. Nothing for no bridge.
+    pub fn apart(marks: Marks, bridges: &BTreeSet<String>) -> Result<Self, HandoverError> {
+        let rule = format!(
+            "meta ibrname {} meta mark & {:#x} != {:#x} counter drop comment \"fw: neighbours without icc\"",
+            listed(bridges)?,
+            // The mark of what another port has vouched for is `inward`; all others are for elsewhere.
+            marks.mask(),
+            marks.inward(),
+        );
+        Ok(Self { table: Table::Bridge, chain: (!bridges.is_empty()).then_some(rule) })
     }
 
-    /// Whether there is nothing to keep apart.
+    /// Keeps out of these bridges what comes in by these uplinks and begins something, unless a hook has vouched for it:
+    /// `fallback = "closed"`. Nothing for no bridge or no uplink.
+    ///
+    /// What else the host routes is not looked at. Nor is what ends in a socket of the host, which has no mark.
+    pub fn closed(
+        marks: Marks,
+        uplinks: &BTreeSet<String>,
+        bridges: &BTreeSet<String>,
+    ) -> Result<Self, HandoverError> {
+        let rule = format!(
+            "iifname {} oifname {} ct state invalid,new,untracked meta mark & {:#x} != {:#x} counter drop comment \
+             \"fw: fallback closed\"",
+            listed(uplinks)?,
+            listed(bridges)?,
+            marks.mask(),
+            marks.inward(),
+        );
+        let wanted = !(uplinks.is_empty() || bridges.is_empty());
+        Ok(Self { table: Table::Inet, chain: wanted.then_some(rule) })
+    }
+
+    /// Whether there is nothing to keep out.
     pub fn is_empty(&self) -> bool {
-        self.bridges.is_empty()
+        self.chain.is_none()
     }
 
     /// What nft is told: the old table goes and the new one comes in one transaction.
     fn script(&self) -> String {
-        let names: Vec<String> = self.bridges.iter().map(|name| format!("\"{name}\"")).collect();
-        let mut script = REMOVAL.to_owned();
-        // The mark of what another port has vouched for is `inward`; all others are for elsewhere.
-        let written = write!(
-            script,
-            "{TABLE} {{\n\tchain forward {{\n\t\ttype filter hook forward priority 0; policy accept;\n\t\t\
-             meta ibrname {{ {} }} meta mark & {:#x} != {:#x} counter drop comment \"fw: neighbours without icc\"\n\
-             \t}}\n}}\n",
-            names.join(", "),
-            self.marks.mask(),
-            self.marks.inward(),
-        );
-        written.expect("a string takes what is written to it");
+        let mut script = self.table.removal();
+        if let Some(rule) = &self.chain {
+            script += &format!(
+                "table {} {{\n\tchain forward {{\n\t\ttype filter hook forward priority 0; policy accept;\n\t\t{rule}\n\t}}\n}}\n",
+                self.table.name()
+            );
+        }
         script
     }
+}
+
+/// Names of devices as an anonymous set.
+fn listed(names: &BTreeSet<String>) -> Result<String, HandoverError> {
+    // A `*` at the end would be a wildcard.
+    if let Some(name) = names.iter().find(|name| !plain_name(name) || name.contains('*')) {
+        return Err(HandoverError::Bridge { name: name.clone() });
+    }
+    let names: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    Ok(format!("{{ {} }}", names.join(", ")))
 }
 
 impl Nft {
@@ -72,25 +127,33 @@ impl Nft {
 
     /// Brings the table to `wanted`, in one transaction; touches nothing that is as it was read back the last time.
     pub fn apply(&self, wanted: &Backstop, before: Option<&Standing>) -> Result<Standing, HandoverError> {
-        let found = self.read()?;
+        let found = self.read(wanted.table)?;
         let stands = before.is_some_and(|before| before.wanted == *wanted && before.text == found);
         let needless = wanted.is_empty() && found.is_none();
         if !(stands || needless) {
-            self.write(&if wanted.is_empty() { REMOVAL.to_owned() } else { wanted.script() })?;
+            self.write(&wanted.script())?;
         }
-        let text = if stands { found } else { self.read()? };
+        let text = if stands { found } else { self.read(wanted.table)? };
         if text.is_none() != wanted.is_empty() {
             return Err(HandoverError::Failed {
                 program: self.program.display().to_string(),
-                message: format!("`{TABLE}` was not as written when read back; another program rewrites it"),
+                message: format!(
+                    "`table {}` was not as written when read back; another program rewrites it",
+                    wanted.table.name()
+                ),
             });
         }
         Ok(Standing { wanted: wanted.clone(), text })
     }
 
-    /// Takes the table away, if it is there.
+    /// Takes the tables away, if they are there.
     pub fn remove(&self) -> Result<(), HandoverError> {
-        if self.read()?.is_some() { self.write(REMOVAL) } else { Ok(()) }
+        for table in Table::ALL {
+            if self.read(table)?.is_some() {
+                self.write(&table.removal())?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether Docker's own tables translate (29 and later, with its nftables backend).
@@ -102,9 +165,10 @@ impl Nft {
         Ok(output.stdout.lines().any(|line| line.ends_with(" docker-bridges")))
     }
 
-    /// The table without its counters; `None` if there is none, or a kernel that has none for bridges.
-    fn read(&self) -> Result<Option<String>, HandoverError> {
-        let arguments = ["-s", "list", "table", "bridge", "fw"];
+    /// The table without its counters; `None` if there is none, or a kernel that has none of its family.
+    fn read(&self, table: Table) -> Result<Option<String>, HandoverError> {
+        let arguments: Vec<&str> =
+            ["-s", "list", "table"].into_iter().chain(table.name().split(' ')).collect();
         let output = run(&self.program, &arguments, "", PATIENCE)?;
         if output.ok {
             return Ok(Some(output.stdout));
@@ -133,33 +197,44 @@ impl Standing {
     }
 }
 
-const TABLE: &str = "table bridge fw";
-/// Deleting needs a table, which the first line makes if there is none.
-const REMOVAL: &str = "table bridge fw\ndelete table bridge fw\n";
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn backstop(bit: u8, names: &[&str]) -> Result<Backstop, HandoverError> {
-        Backstop::new(Marks::new(bit)?, names.iter().map(ToString::to_string).collect())
+    fn names(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    fn marks() -> Marks {
+        Marks::new(24).expect("bit 24 is allowed")
     }
 
     #[test]
     fn what_nft_is_told() {
-        let script = backstop(24, &["docker0", "br-n"]).map(|wanted| wanted.script());
+        let script = Backstop::apart(marks(), &names(&["docker0", "br-n"])).map(|wanted| wanted.script());
         let expected = "table bridge fw\ndelete table bridge fw\ntable bridge fw {\n\tchain forward {\n\
                         \t\ttype filter hook forward priority 0; policy accept;\n\
                         \t\tmeta ibrname { \"br-n\", \"docker0\" } meta mark & 0x3000000 != 0x1000000 counter drop \
                         comment \"fw: neighbours without icc\"\n\t}\n}\n";
         assert_eq!(script.expect("plain names"), expected);
+        let closed = Backstop::closed(marks(), &names(&["eth0"]), &names(&["docker0"])).map(|it| it.script());
+        let expected = "table inet fw\ndelete table inet fw\ntable inet fw {\n\tchain forward {\n\
+                        \t\ttype filter hook forward priority 0; policy accept;\n\
+                        \t\tiifname { \"eth0\" } oifname { \"docker0\" } ct state invalid,new,untracked \
+                        meta mark & 0x3000000 != 0x1000000 counter drop comment \"fw: fallback closed\"\n\t}\n}\n";
+        assert_eq!(closed.expect("plain names"), expected);
+        let none = Backstop::closed(marks(), &names(&["eth0"]), &names(&[])).expect("nothing");
+        assert!(none.is_empty());
+        assert_eq!(none.script(), "table inet fw\ndelete table inet fw\n");
     }
 
     #[test]
     fn a_name_that_would_mean_something_else_is_refused() {
         for name in ["br*", "br\"x", "a b", ""] {
-            let found = backstop(24, &[name]);
+            let found = Backstop::apart(marks(), &names(&[name]));
             assert!(matches!(found, Err(HandoverError::Bridge { .. })), "{name}: {found:?}");
+            assert!(Backstop::closed(marks(), &names(&[name]), &names(&["br"])).is_err(), "{name}");
+            assert!(Backstop::closed(marks(), &names(&["eth0"]), &names(&[name])).is_err(), "{name}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use toml::de::DeTable;
@@ -23,7 +23,12 @@ const MARK_BITS: std::ops::RangeInclusive<u8> = 17..=30;
 
 const FROM_EXAMPLE: &str = r#"from = ["office", "203.0.113.7"]"#;
 
-pub(super) fn parse(text: &str, path: &Path, base_dir: &Path) -> Result<Policy, PolicyError> {
+pub(super) fn parse(
+    text: &str,
+    path: &Path,
+    base_dir: &Path,
+    kept: Option<BTreeMap<PathBuf, BTreeSet<IpNet>>>,
+) -> Result<Policy, PolicyError> {
     let mut problems = Problems::new(path, text);
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
@@ -36,7 +41,7 @@ pub(super) fn parse(text: &str, path: &Path, base_dir: &Path) -> Result<Policy, 
     }
     unsupported::refuse(document.get_ref(), &mut problems);
     let policy = Policy::default();
-    let parser = Parser { base_dir, problems, policy, rules: BTreeMap::new(), zones: BTreeSet::new() };
+    let parser = Parser { base_dir, kept, problems, policy, rules: BTreeMap::new(), zones: BTreeSet::new() };
     parser.policy(Section::root(&document))
 }
 
@@ -44,6 +49,8 @@ pub(super) fn parse(text: &str, path: &Path, base_dir: &Path) -> Result<Policy, 
 /// handed out only if there is none.
 pub(super) struct Parser<'a> {
     base_dir: &'a Path,
+    /// What the set files held once, which counts instead of what they hold.
+    kept: Option<BTreeMap<PathBuf, BTreeSet<IpNet>>>,
     pub(super) problems: Problems<'a>,
     pub(super) policy: Policy,
     /// Names of rules and the line of each.
@@ -137,6 +144,10 @@ impl Parser<'_> {
         section.finish(&mut self.problems);
         let item = item?;
         let path = self.base_dir.join(item.string("the name of a file", &mut self.problems)?);
+        if let Some(kept) = &self.kept {
+            let prefixes = kept.get(&path).cloned().unwrap_or_default();
+            return Some(Set { prefixes, origin: Origin::File(path) });
+        }
         match set_file::read(&path) {
             Ok(Ok(prefixes)) => return Some(Set { prefixes, origin: Origin::File(path) }),
             Ok(Err(found)) => found.into_iter().for_each(|problem| self.problems.elsewhere(problem)),

@@ -1,13 +1,13 @@
 //! Set files: one prefix or address per line, `#` begins a comment, empty lines are skipped.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::Path;
-use std::{fs, io};
 
 use ipnet::IpNet;
 
-use super::prefix;
 use super::problem::{NOT_UTF8, Problem, end_of_valid};
+use super::{file, prefix};
 
 /// Beyond this many problems in one file only their number is told.
 const MOST_PROBLEMS: usize = 10;
@@ -15,7 +15,7 @@ const MOST_PROBLEMS: usize = 10;
 /// The prefixes of a set file, or what is wrong with its lines; fails when the file cannot be read.
 pub(super) fn read(path: &Path) -> io::Result<Result<BTreeSet<IpNet>, Vec<Problem>>> {
     let problem = |(line, column), message| Problem { file: path.to_owned(), line, column, message };
-    Ok(match String::from_utf8(fs::read(path)?) {
+    Ok(match String::from_utf8(file::read(path, file::SET)?) {
         Ok(text) => parse(&text).map_err(|found| {
             found.into_iter().map(|(line, column, message)| problem((line, column), message)).collect()
         }),

@@ -7,8 +7,7 @@ use toml::de::{DeTable, DeValue};
 use super::problem::Problems;
 
 /// The one list of refusals. A release that enforces a line deletes it; the types are there already.
-const NOT_ENFORCED: &[(&[&str], When)] =
-    &[(&["fallback"], When::Is(&["closed"])), (&["labels"], When::Present)];
+const NOT_ENFORCED: &[(&[&str], When)] = &[(&["labels"], When::Present)];
 
 /// Stands for every key of a table.
 const ANY_NAME: &str = "*";

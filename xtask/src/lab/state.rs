@@ -19,7 +19,7 @@ impl Lab {
     pub fn footprint(&self) -> Result<String> {
         let mut text = self.rules()?;
         text += &self.host().script(
-            "echo '# nft'; nft -s list ruleset bridge; echo '# bpffs'; find /sys/fs/bpf | sort; \
+            "echo '# nft'; nft -s list ruleset bridge; nft -s list ruleset inet; echo '# bpffs'; find /sys/fs/bpf | sort; \
              echo '# qdiscs'; tc qdisc show; \
              for d in $(ls /sys/class/net); do for way in ingress egress; do \
                echo \"# filters of $d $way\"; tc filter show dev $d $way 2>/dev/null || true; done; done; \

@@ -347,7 +347,6 @@ fn what_is_not_enforced_is_refused() {
     let refused = |text: &str, place: &str, what: &str| {
         wrong(text, &format!("{place}: `{what}` is not enforced by this version; remove it"));
     };
-    refused("fallback = \"closed\"", "1:1", "fallback = \"closed\"");
     refused("labels = \"may-open\"", "1:1", "labels = \"may-open\"");
     refused("labels = \"may-narrow\"", "1:1", "labels = \"may-narrow\"");
 }

@@ -1,0 +1,177 @@
+//! `fw plan FILE`: what would change if the policy file were put in force; changes nothing.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use fw_common::Hook;
+use serde_json::{Value, json};
+
+use super::{Engine, Failure, Outcome, Pins, need_privileges, print, read_policy, runtime};
+use crate::datapath::{Directory, DirectoryError, Maps, attached_in};
+use crate::desired::desired;
+use crate::difference::{self, TableChange};
+use crate::docker::{Docker, DockerSnapshot};
+use crate::inventory::Inventory;
+use crate::netlink::{self, ContainerLink, HostSnapshot, NetlinkError};
+use crate::plan::{HookPoint, State};
+use crate::reconcile::{chain, check_uplinks};
+use crate::typed_on::{Connection, typed_on, would_cut};
+use crate::view;
+
+/// Options of `fw plan`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Policy file
+    file: PathBuf,
+    #[command(flatten)]
+    engine: Engine,
+    #[command(flatten)]
+    pins: Pins,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a plan that changes something ends with.
+const WOULD_CHANGE: u8 = 3;
+
+/// Says what would change: exit 0 if nothing would, 3 if something would.
+pub fn run(options: &Options) -> Outcome {
+    let policy = read_policy(&options.file)?;
+    need_privileges()?;
+    let host = netlink::snapshot()?;
+    check_uplinks(&policy, None, &host.links).map_err(|error| Failure::Usage(error.into()))?;
+    let current = match Directory::open(&options.pins.bpffs) {
+        Ok(directory) => in_force(&directory, &host)?,
+        Err(DirectoryError::Empty { path }) => {
+            eprintln!("fw: nothing is in force in {}: all of it would be new", path.display());
+            State::default()
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let (docker, links) = runtime()?.block_on(ask_docker(&options.engine.docker))?;
+    let inventory = Inventory::new(Some(&docker), &host, &links, &policy.static_networks);
+    let wanted = desired(&policy, &inventory, &current).map_err(|error| Failure::Usage(error.into()))?;
+    let connection = typed_on();
+    let report = Report {
+        tables: difference::between(&current, &wanted.state),
+        rules: (difference::rules(&wanted.state, &current), difference::rules(&current, &wanted.state)),
+        attached: hooks(&wanted.state, &current, &host),
+        detached: hooks(&current, &wanted.state, &host),
+        cut: connection.filter(|connection| would_cut(&wanted.state.tables, connection)),
+        warnings: wanted.warnings,
+    };
+    if options.json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&report.json())?))?;
+    } else {
+        print(&report.text())?;
+    }
+    Ok(if report.changes() { ExitCode::from(WOULD_CHANGE) } else { ExitCode::SUCCESS })
+}
+
+/// What the maps and hooks of this directory are now.
+fn in_force(directory: &Directory, host: &HostSnapshot) -> Result<State, Failure> {
+    let maps = Maps::open(directory.path())?;
+    let attached = attached_in(directory.path(), &host.links)?;
+    // Early drop is no part of a plan: it drops what the hook behind it would drop.
+    let hooks = attached.into_iter().filter(|(point, (_, alive))| *alive && point.hook != Hook::UplinkXdp);
+    Ok(State { hooks: hooks.map(|(point, _)| point).collect(), ..maps.read()? })
+}
+
+async fn ask_docker(url: &str) -> anyhow::Result<(DockerSnapshot, BTreeMap<u32, Vec<ContainerLink>>)> {
+    let docker =
+        Docker::connect(url).await?.snapshot().await.context("cannot ask Docker what runs on this host")?;
+    let pids = docker.containers.iter().map(|container| container.pid).filter(|pid| *pid != 0).collect();
+    let mut links = BTreeMap::new();
+    for (pid, found) in netlink::links_of_each(pids).await? {
+        match found {
+            Ok(found) => _ = links.insert(pid, found),
+            Err(NetlinkError::ProcessGone { .. }) => {}
+            Err(error) => eprintln!("fw: cannot see the links of process {pid}: {}", chain(&error)),
+        }
+    }
+    Ok((docker, links))
+}
+
+/// Hooks that only one of the two has, with the names of their devices.
+fn hooks(only_in: &State, not_in: &State, host: &HostSnapshot) -> Vec<String> {
+    let name = |point: &HookPoint| {
+        let device =
+            host.link(point.ifindex).map_or(format!("({})", point.ifindex), |link| link.name.clone());
+        format!("{} on {device}", point.hook.name())
+    };
+    only_in.hooks.difference(&not_in.hooks).map(name).collect()
+}
+
+struct Report {
+    tables: Vec<TableChange>,
+    /// New rules, and those that go.
+    rules: (Vec<String>, Vec<String>),
+    attached: Vec<String>,
+    detached: Vec<String>,
+    cut: Option<Connection>,
+    warnings: Vec<String>,
+}
+
+impl Report {
+    fn changes(&self) -> bool {
+        !(self.tables.is_empty() && self.attached.is_empty() && self.detached.is_empty())
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "would_change": self.changes(),
+            "cuts_this_connection": self.cut,
+            "rules": {"new": self.rules.0, "gone": self.rules.1},
+            "tables": self.tables,
+            "hooks": {"attached": self.attached, "detached": self.detached},
+            "warnings": self.warnings,
+        })
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        if let Some(connection) = self.cut {
+            text += &format!(
+                "WARNING: the connection on which you type, {connection}, could not be opened under this policy\n\n"
+            );
+        }
+        for warning in &self.warnings {
+            text += &format!("warning: {warning}\n");
+        }
+        if !self.changes() {
+            return text + "nothing would change\n";
+        }
+        for (sign, names) in [('+', &self.rules.0), ('-', &self.rules.1)] {
+            for name in names {
+                text += &format!("{sign} rule {name}\n");
+            }
+        }
+        for (sign, hooks) in [('+', &self.attached), ('-', &self.detached)] {
+            for hook in hooks {
+                text += &format!("{sign} hook {hook}\n");
+            }
+        }
+        for TableChange { table, count, gone, new } in &self.tables {
+            text += &format!(
+                "\ntable {table}: {} new, {} gone, {} changed\n",
+                count.added, count.removed, count.changed
+            );
+            for (sign, rows) in [('-', gone), ('+', new)] {
+                for row in rows.iter().take(MOST_SHOWN) {
+                    text += &format!("  {sign} {}\n", view::words(row));
+                }
+                if rows.len() > MOST_SHOWN {
+                    text += &format!("  {sign} and {} more (--json has all)\n", rows.len() - MOST_SHOWN);
+                }
+            }
+        }
+        text
+    }
+}
+
+/// Rows of one table and kind that are printed; a range of ports is thousands of them.
+const MOST_SHOWN: usize = 20;
