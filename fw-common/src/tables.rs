@@ -114,13 +114,15 @@ pub mod egress {
     pub const INTERNET: u8 = 2;
     /// To members of [`Terms::zones`](super::Terms::zones).
     pub const ZONES: u8 = 4;
+    /// To those members of [`Terms::zones`](super::Terms::zones) that have public addresses.
+    pub const PUBLIC_ZONES: u8 = 8;
 }
 
 /// What a container may open connections to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Terms {
-    /// Zones whose members it may reach; meaningful where `egress` holds 4.
+    /// Zones whose members it may reach; meaningful where `egress` holds 4 or 8.
     pub zones: u64,
     /// A sum of [`egress`].
     pub egress: u8,
@@ -192,8 +194,10 @@ pub struct Interface {
     pub mac: Mac,
     /// Number by which the flows of the container behind a port are counted; 0 if it has none.
     pub owner: u16,
+    /// 1 if the container behind a port is kept apart from its neighbours, although its network is not.
+    pub apart: u8,
     /// Zero.
-    pub reserved: [u8; 4],
+    pub reserved: [u8; 3],
 }
 
 /// Map `subnets`, key prefix: the network to which addresses belong.
@@ -437,6 +441,9 @@ pub mod sources {
     pub const ANY: u8 = 1;
     /// Those in one of the zones.
     pub const ZONES: u8 = 2;
+    /// Added to one of the above, in the entry of an exact address: whom it does not hold, the entry of any address is
+    /// not asked about.
+    pub const ALONE: u8 = 4;
 }
 
 /// Map `ports`: who may come in here, and whether Docker forwards it.
@@ -447,7 +454,7 @@ pub struct Port {
     pub zones: u64,
     /// The allow rule, 0 if none.
     pub rule: u32,
-    /// One of [`sources`].
+    /// One of [`sources`], perhaps with [`sources::ALONE`].
     pub sources: u8,
     /// 1 if Docker publishes exactly this address, protocol and port.
     pub published: u8,

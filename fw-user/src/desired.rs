@@ -18,8 +18,10 @@ use crate::handover::{Marks, Nat};
 use crate::inventory::{self, Inventory};
 use crate::plan::{HookPoint, State, Step};
 use crate::policy::{Egress, Fallback, HostAccess, Mode, Policy, Spoofing, TableSizes, table_prefixes};
+pub use labels::Labelled;
 use zones::Zones;
 
+mod labels;
 mod nat;
 mod outbound;
 mod rules;
@@ -96,6 +98,8 @@ pub enum DesiredError {
 pub struct Prepared {
     zones: Zones,
     rules: RuleIds,
+    /// The labels whose sets are among the zones.
+    labelled: Labelled,
     sources: Shared<BTreeMap<Prefix, tables::Zones>>,
     denied: Shared<BTreeMap<Prefix, DenyRule>>,
     /// How many of `sources` and of `denied` are single addresses.
@@ -105,7 +109,12 @@ pub struct Prepared {
 impl Prepared {
     /// What follows from this policy, with the numbers that are in force already.
     pub fn new(policy: &Policy, current: &State) -> Result<Self, DesiredError> {
-        let mut zones = zones::assign(policy, current)?;
+        Self::with_labels(policy, &Labelled::default(), current)
+    }
+
+    /// As [`Prepared::new`], with the sets that labels of containers use.
+    pub fn with_labels(policy: &Policy, labelled: &Labelled, current: &State) -> Result<Self, DesiredError> {
+        let mut zones = zones::assign(policy, labelled, current)?;
         let rules = rules::number(policy, current)?;
         let (sources, denied) = (zones.table(), rules::denied(policy, &rules));
         // They stand in the table now.
@@ -115,12 +124,15 @@ impl Prepared {
             sources.keys().filter(|prefix| single(prefix.bits)).count(),
             denied.keys().filter(|prefix| single(prefix.bits)).count(),
         );
-        Ok(Self { zones, rules, sources: sources.into(), denied: denied.into(), hosts })
+        let labelled = labelled.clone();
+        Ok(Self { zones, rules, labelled, sources: sources.into(), denied: denied.into(), hosts })
     }
 
-    /// Whether the numbers would be the same with what is in force now.
-    pub fn is_of(&self, current: &State) -> bool {
-        self.names().all(|(key, name)| current.names.get(&key) == Some(&name))
+    /// Whether the numbers would be the same with what is in force now, and with these labels.
+    pub fn is_of(&self, current: &State, labelled: &Labelled) -> bool {
+        self.zones.complete
+            && self.labelled.uses_the_same(labelled)
+            && self.names().all(|(key, name)| current.names.get(&key) == Some(&name))
     }
 
     fn names(&self) -> impl Iterator<Item = (NameKey, String)> + '_ {
@@ -130,7 +142,8 @@ impl Prepared {
 
 /// What should be in force, given what is.
 pub fn desired(policy: &Policy, inventory: &Inventory, current: &State) -> Result<Desired, DesiredError> {
-    desired_with(policy, inventory, current, &Prepared::new(policy, current)?)
+    let labelled = Labelled::new(policy, inventory);
+    desired_with(policy, inventory, current, &Prepared::with_labels(policy, &labelled, current)?)
 }
 
 /// As [`desired`], with what follows from the policy alone.
@@ -141,9 +154,11 @@ pub fn desired_with(
     prepared: &Prepared,
 ) -> Result<Desired, DesiredError> {
     let mut desired = Desired::default();
+    // Whose labels they are is the inventory's to say, each time anew.
+    let labelled = Labelled::new(policy, inventory);
     uplinks::uplinks(policy, inventory, current, &mut desired);
     for network in &inventory.networks {
-        managed(policy, inventory, network, &prepared.zones, &mut desired);
+        managed(policy, inventory, network, &prepared.zones, &labelled, &mut desired);
     }
     reach(policy, inventory, &mut desired);
     endpoints(inventory, &mut desired);
@@ -153,7 +168,7 @@ pub fn desired_with(
     desired.state.tables.sources = prepared.sources.clone();
     desired.state.tables.denied = prepared.denied.clone();
     let (zones, rules) = (&prepared.zones, &prepared.rules);
-    rules::ports(policy, inventory, zones, rules, &mut desired.state.tables.ports);
+    rules::ports(policy, inventory, zones, rules, &labelled, &mut desired.state.tables.ports);
     outbound::rules(policy, zones, rules, &mut desired.state.tables.outbound);
     outbound::limits(policy, rules, &current.tables.limits, &mut desired)?;
     outbound::owners(current, &mut desired.state.tables.interfaces);
@@ -177,6 +192,7 @@ pub fn desired_with(
     let known = inventory.networks.iter().map(|network| network.name.clone()).collect();
     let containers = inventory.endpoints.iter().map(|endpoint| endpoint.container.clone()).collect();
     desired.warnings.extend(policy.warnings(&known, &containers));
+    desired.warnings.extend(labelled.warnings);
     let sizes = &policy.tables;
     fits(&desired.state, prepared.hosts, sizes)?;
     fit_together(&current.tables, &desired.state.tables, sizes)?;
@@ -258,6 +274,7 @@ fn managed(
     inventory: &Inventory,
     network: &inventory::Network,
     zones: &Zones,
+    labelled: &Labelled,
     desired: &mut Desired,
 ) {
     let Some(id) = network.bridge_ifindex else {
@@ -275,12 +292,7 @@ fn managed(
     let spoofing = policy.network(&network.name).spoofing == Spoofing::Allow;
     let terms_of = |container| Terms {
         zones: zones.mask(policy.egress(&network.name, container).sets()),
-        egress: match policy.egress(&network.name, container) {
-            Egress::Any => egress::ANY,
-            Egress::None => 0,
-            Egress::Internet => egress::INTERNET,
-            Egress::To(_) => egress::ZONES,
-        },
+        egress: kind(policy.egress(&network.name, container)),
         host: u8::from(policy.host(&network.name, container) == HostAccess::Allow),
         reserved: [0; 6],
     };
@@ -316,17 +328,22 @@ fn managed(
     let own_mac = inventory.link(id).and_then(|link| link.mac).map(Mac::from).unwrap_or_default();
     state.tables.interfaces.insert(id, Interface { mac: own_mac, ..bridge });
     hook(state, id, &[Hook::BridgeIngress]);
+    // Neighbours of one that is kept apart look for what comes from it.
+    let all_talk = icc && !network.ports.iter().any(|port| labelled.is_apart(port.endpoint));
     for port in &network.ports {
         let endpoint = port.endpoint.and_then(|index| inventory.endpoints.get(index));
         let mac = endpoint.and_then(|endpoint| endpoint.mac).map(Mac::from);
         let known = mac.filter(|_| endpoint.is_some_and(|endpoint| !endpoint.addresses.is_empty()));
-        let terms = terms_of(endpoint.map(|endpoint| endpoint.container.as_str()));
+        let terms = labelled
+            .terms(port.endpoint, zones)
+            .unwrap_or_else(|| terms_of(endpoint.map(|endpoint| endpoint.container.as_str())));
         restricted |= terms.is_restricted();
         let interface = Interface {
             role: role::PORT,
             terms,
             endpoint_known: u8::from(known.is_some()),
             mac: known.unwrap_or_default(),
+            apart: u8::from(icc && labelled.is_apart(port.endpoint)),
             ..bridge
         };
         state.tables.interfaces.insert(port.ifindex, interface);
@@ -334,7 +351,7 @@ fn managed(
             let key = NameKey { kind: name_kind::ENDPOINT, id: port.ifindex };
             state.names.insert(key, cut(&endpoint.container));
         }
-        hook(state, port.ifindex, port_hooks(icc));
+        hook(state, port.ifindex, port_hooks(all_talk));
     }
     if restricted {
         // Answers to what comes in must be told from what a container begins.
@@ -342,9 +359,19 @@ fn managed(
     }
 }
 
-/// The hooks of a network's ports: without `icc`, both ways.
-fn port_hooks(icc: bool) -> &'static [Hook] {
-    if icc { &[Hook::PortIngress] } else { &[Hook::PortIngress, Hook::PortEgress] }
+/// How tables say where containers may go.
+fn kind(said: &Egress) -> u8 {
+    match said {
+        Egress::Any => egress::ANY,
+        Egress::None => 0,
+        Egress::Internet => egress::INTERNET,
+        Egress::To(_) => egress::ZONES,
+    }
+}
+
+/// The hooks of a network's ports: both ways, unless all may talk to all.
+fn port_hooks(all_talk: bool) -> &'static [Hook] {
+    if all_talk { &[Hook::PortIngress] } else { &[Hook::PortIngress, Hook::PortEgress] }
 }
 
 /// The steps for a device that has just joined a bridge: hooked before anything is asked about it, as a port behind which
@@ -358,8 +385,10 @@ pub fn newcomer(current: &State, ifindex: u32, bridge: u32) -> Vec<Step> {
         return Vec::new();
     }
     let port = Interface { role: role::PORT, terms: network.terms, mac: Mac::default(), ..*bridge };
-    let hooks =
-        port_hooks(network.icc != 0).iter().map(|hook| Step::Attach(HookPoint { ifindex, hook: *hook }));
+    let some_apart = tables.interfaces.values().any(|port| port.network == bridge.network && port.apart != 0);
+    let hooks = port_hooks(network.icc != 0 && !some_apart)
+        .iter()
+        .map(|hook| Step::Attach(HookPoint { ifindex, hook: *hook }));
     std::iter::once(Step::Interface(ifindex, Some(port))).chain(hooks).collect()
 }
 

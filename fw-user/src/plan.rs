@@ -351,15 +351,18 @@ fn settle<K: Ord, V: Copy + PartialEq>(
 
 /// The entry that lets in whom either lets in.
 fn open_to_both(old: Port, new: Port) -> Port {
-    let wider = if old.sources == sources::ANY && new.sources != sources::ANY { old } else { new };
+    let kind = |port: Port| port.sources & !sources::ALONE;
+    let wider = if kind(old) == sources::ANY && kind(new) != sources::ANY { old } else { new };
     Port {
         zones: old.zones | new.zones,
         rule: if wider.rule == 0 { old.rule } else { wider.rule },
-        sources: match (old.sources, new.sources) {
-            (sources::ANY, _) | (_, sources::ANY) => sources::ANY,
-            (sources::ZONES, _) | (_, sources::ZONES) => sources::ZONES,
-            _ => sources::NOBODY,
-        },
+        // Whom either passes by the entry of any address alone, the other drops: that is asked at the end.
+        sources: (old.sources | new.sources) & sources::ALONE
+            | match (kind(old), kind(new)) {
+                (sources::ANY, _) | (_, sources::ANY) => sources::ANY,
+                (sources::ZONES, _) | (_, sources::ZONES) => sources::ZONES,
+                _ => sources::NOBODY,
+            },
         published: old.published | new.published,
         open: old.open | new.open,
         // Whom only one of them lets in may be under a limit there: better one too many for a moment.

@@ -19,6 +19,7 @@ pub use words::{
 
 mod describe;
 mod file;
+pub mod label;
 mod nat;
 mod networks;
 mod outbound;
@@ -30,7 +31,6 @@ mod section;
 mod set_file;
 mod summary;
 mod tables;
-mod unsupported;
 mod uplink;
 mod words;
 

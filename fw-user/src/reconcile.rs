@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use crate::conntrack::Connection;
 use crate::control::Control;
 use crate::datapath::{Datapath, DatapathError};
-use crate::desired::{Desired, DesiredError, Prepared, desired_with, newcomer};
+use crate::desired::{Desired, DesiredError, Labelled, Prepared, desired_with, newcomer};
 use crate::docker::{Docker, DockerError, DockerSnapshot, Events};
 use crate::handover::{self, HandoverError, Iptables, Nat, Standing};
 use crate::inventory::{Evidence, Inventory, believe};
@@ -423,17 +423,19 @@ impl Reconciler {
         if let Some(candidate) = self.candidate.take() {
             let policy = &candidate.read.policy;
             let inventory = inventory(self.last_docker.as_ref(), policy);
-            let fitting = Prepared::new(policy, current)
+            let labelled = Labelled::new(policy, &inventory);
+            let fitting = Prepared::with_labels(policy, &labelled, current)
                 .and_then(|prepared| Ok((desired_with(policy, &inventory, current, &prepared)?, prepared)));
             if let Some(wanted) = self.judge(candidate, fitting, current) {
                 return Ok(wanted);
             }
         }
-        let prepared = match self.prepared.take().filter(|prepared| prepared.is_of(current)) {
-            Some(prepared) => prepared,
-            None => Prepared::new(&self.policy, current)?,
-        };
         let inventory = inventory(self.last_docker.as_ref(), &self.policy);
+        let labelled = Labelled::new(&self.policy, &inventory);
+        let prepared = match self.prepared.take().filter(|prepared| prepared.is_of(current, &labelled)) {
+            Some(prepared) => prepared,
+            None => Prepared::with_labels(&self.policy, &labelled, current)?,
+        };
         let wanted = desired_with(&self.policy, &inventory, current, &prepared);
         self.prepared = Some(prepared);
         Ok(wanted?)

@@ -223,6 +223,7 @@ fn interfaces(state: &State, names: Names<'_>) -> Vec<Row> {
             "mac": (interface.mac != Mac::default()).then(|| interface.mac.to_string()),
             "egress": (interface.role == role::PORT).then(|| egress(&interface.terms, names)),
             "host": (interface.role == role::PORT).then_some(interface.terms.host != 0),
+            "apart": interface.apart != 0,
             "counted_as": (interface.owner != 0).then_some(interface.owner),
         }))
     };
@@ -277,11 +278,12 @@ fn ports(state: &State, names: Names<'_>) -> Vec<Row> {
                 "proto": protocol(key.proto),
                 "port": key.port,
                 "rule": (port.rule != 0).then(|| names.of(name_kind::RULE, port.rule)),
-                "from": match port.sources {
+                "from": match port.sources & !sources::ALONE {
                     sources::ANY => json!("any"),
                     sources::ZONES => json!(names.zones(port.zones)),
                     _ => Value::Null,
                 },
+                "alone": port.sources & sources::ALONE != 0,
                 "published": port.published != 0,
                 "open": port.open != 0,
                 "limit": (port.limit != 0).then(|| limit_name(state, names, port.limit.into())),
@@ -343,6 +345,9 @@ pub fn egress(terms: &Terms, names: Names<'_>) -> Value {
     }
     if holds(egress::ZONES) {
         places.extend(names.zones(terms.zones));
+    }
+    if holds(egress::PUBLIC_ZONES) {
+        places.extend(names.zones(terms.zones).iter().map(|set| format!("public of {set}")));
     }
     if places.is_empty() { json!("none") } else { json!(places) }
 }

@@ -67,13 +67,6 @@ fn a_bad_policy_exits_2_with_every_place() {
 }
 
 #[test]
-fn what_is_not_enforced_yet_is_refused() {
-    let directory = with("[nat]\nowner = \"fw\"\n");
-    let parts = ["policy.toml:2:", "owner", "not enforced by this version"];
-    refused(&fw(directory.path(), &["check", "policy.toml"]), 2, &parts);
-}
-
-#[test]
 fn check_says_what_a_policy_means_in_words_and_as_json() {
     let directory = with(GOOD);
     let words = fw(directory.path(), &["check", "policy.toml"]);

@@ -106,10 +106,20 @@ pub(super) fn at_port_egress<T: Tables, B: Bytes + ?Sized>(
         return Verdict::drop(Reason::UnknownInterface);
     };
     if network.icc != 0 {
-        return Verdict::pass(Reason::SameNetwork);
+        // Its groups the host hears, and its neighbours do not.
+        let from_apart = arrival.ingress_ifindex != 0 && is_apart(arrival.ingress_ifindex, tables);
+        return if from_apart {
+            Verdict::drop(Reason::Unvouched)
+        } else {
+            Verdict::pass(Reason::SameNetwork)
+        };
     }
     if !is_neighbours(arrival, tables) {
         return Verdict::pass(Reason::Sent);
+    }
+    // On its network the ports of all others vouch for what they send to each other.
+    if interface.apart != 0 {
+        return Verdict::drop(Reason::Unvouched);
     }
     if !super::carries(Mark::In, arrival.mark, tables) {
         return Verdict::drop(Reason::Unvouched);
@@ -121,6 +131,12 @@ pub(super) fn at_port_egress<T: Tables, B: Bytes + ?Sized>(
         return Verdict::drop(Reason::Unvouched);
     }
     Verdict::pass(Reason::JudgedAtPort)
+}
+
+/// Whether the container behind this port is kept apart, although its network is not.
+#[inline(always)]
+pub(super) fn is_apart<T: Tables>(port: u32, tables: &T) -> bool {
+    tables.interface(port).is_some_and(|interface| interface.apart != 0)
 }
 
 /// Whether the frame came in by a port of the bridge, and not from the host or routed through it.

@@ -105,14 +105,19 @@ pub(super) fn at_bridge<T: Tables, B: Bytes + ?Sized>(
     }
 }
 
-/// The device and its network, if the hook may decide there.
+/// The device and its network, if the hook may decide there. To a container that is kept apart alone its network is one
+/// without `icc`.
 #[inline(always)]
 pub(super) fn standing<T: Tables>(hook: Hook, arrival: &Arrival, tables: &T) -> Option<(Interface, Network)> {
     let interface = tables.interface(arrival.ifindex)?;
     if !is_for(hook, interface.role) {
         return None;
     }
-    Some((interface, tables.network(interface.network)?))
+    let mut network = tables.network(interface.network)?;
+    if interface.apart != 0 {
+        network.icc = 0;
+    }
+    Some((interface, network))
 }
 
 #[inline(always)]
@@ -327,8 +332,12 @@ fn destination<T: Tables, B: Bytes + ?Sized>(
             {
                 return Verdict::drop(Reason::HostDenied);
             }
-            let vouched = sender.known && sender.network.icc != 0 && tables.endpoint(destination).is_some();
-            if vouched {
+            let there = tables.endpoint(destination);
+            // Past the bridge's hook it might come back to the container over the host.
+            if there.is_some_and(|there| apart::is_apart(there.port, tables)) {
+                return Verdict::drop(Reason::Icc);
+            }
+            if sender.known && sender.network.icc != 0 && there.is_some() {
                 Verdict::accept(Reason::SameNetwork).marked(Mark::In)
             } else {
                 Verdict::pass(Reason::SameNetwork)
@@ -464,5 +473,11 @@ fn to_outside<T: Tables, B: Bytes + ?Sized>(
 fn may_open<T: Tables>(terms: &Terms, destination: &Address, tables: &T) -> bool {
     terms.egress & egress::ANY != 0
         || (terms.egress & egress::INTERNET != 0 && destination.is_public())
-        || (terms.egress & egress::ZONES != 0 && tables.zones(destination) & terms.zones != 0)
+        || (may_open_zones(terms, destination) && tables.zones(destination) & terms.zones != 0)
+}
+
+/// Whether it is open if it is in one of the zones.
+#[inline(always)]
+fn may_open_zones(terms: &Terms, destination: &Address) -> bool {
+    terms.egress & egress::ZONES != 0 || (terms.egress & egress::PUBLIC_ZONES != 0 && destination.is_public())
 }

@@ -48,10 +48,12 @@ pub(super) fn find<T: Tables>(
     let mut service = Service::CLOSED;
     let mut zones = None;
     let mut key = PortKey::new(*local, protocol, port);
+    let mut alone = false;
     if let Some(entry) = tables.port(&key) {
+        alone = entry.sources & sources::ALONE != 0;
         service.add(tables, &entry, peer, &mut zones);
     }
-    if service.access != Access::Rule {
+    if service.access != Access::Rule && !alone {
         key.address = local.any_of_family();
         if let Some(entry) = tables.port(&key) {
             service.add(tables, &entry, peer, &mut zones);
@@ -69,7 +71,7 @@ impl Service {
     fn add<T: Tables>(&mut self, tables: &T, entry: &Port, peer: &Address, zones: &mut Option<u64>) {
         self.known = true;
         self.published |= entry.published != 0;
-        let holds = match entry.sources {
+        let holds = match entry.sources & !sources::ALONE {
             sources::ANY => true,
             sources::ZONES => {
                 let held = zones.unwrap_or_else(|| tables.zones(peer));

@@ -125,6 +125,7 @@ fn devices(tables: &mut Memory, random: &mut Random) {
             4 => interface.mac = container_mac(random.pick(&DEVICES)),
             5 => interface.network = random.pick(&networks),
             6 => interface.l3_device = random.pick(&DEVICES),
+            7 => interface.apart = 1,
             _ => {}
         }
         if random.once_in(2) {
@@ -171,7 +172,7 @@ fn sources(tables: &mut Memory, random: &mut Random) {
         let entry = Port {
             zones: random.next() & 0xf,
             rule: random.below(RULES as usize) as u32,
-            sources: random.below(4) as u8,
+            sources: random.below(8) as u8,
             published: random.flag(),
             open: u8::from(random.once_in(4)),
             limit: limit(random),
@@ -187,8 +188,15 @@ fn sources(tables: &mut Memory, random: &mut Random) {
 }
 
 fn terms(random: &mut Random) -> Terms {
-    let allowed =
-        [egress::ANY, egress::ANY, 0, egress::INTERNET, egress::ZONES, egress::INTERNET | egress::ZONES];
+    let allowed = [
+        egress::ANY,
+        egress::ANY,
+        0,
+        egress::INTERNET,
+        egress::ZONES,
+        egress::INTERNET | egress::ZONES,
+        egress::PUBLIC_ZONES,
+    ];
     Terms { zones: random.next() & 0xf, egress: random.pick(&allowed), host: random.flag(), reserved: [0; 6] }
 }
 

@@ -85,6 +85,8 @@ struct Report {
     alive: bool,
     hooks: Vec<Row>,
     networks: Vec<Row>,
+    /// Containers with labels, or with terms that are not their network's.
+    containers: Vec<Row>,
     exposure: Vec<Row>,
     counters: Vec<Row>,
     rules: Vec<Row>,
@@ -125,6 +127,7 @@ impl Report {
             mode: if state.tables.settings.observe == 0 { "enforce" } else { "observe" },
             hooks: hooks(directory, host, &mut problems)?,
             networks: networks(&state, names, host),
+            containers: containers(&state, names, &inventory),
             exposure: exposure(&state, names, &inventory),
             counters: view::counters(maps)?,
             rules: view::rows("rules", maps, 0)?.unwrap_or_default(),
@@ -154,6 +157,7 @@ impl Report {
             },
             "hooks": self.hooks,
             "networks": self.networks,
+            "containers": self.containers,
             "exposure": self.exposure,
             "drops": drops,
             "counters": self.counters,
@@ -183,6 +187,7 @@ impl Report {
         for (title, rows) in [
             ("Hooks", &self.hooks),
             ("Networks", &self.networks),
+            ("Containers with labels or terms of their own", &self.containers),
             ("Reachable from outside", &self.exposure),
             ("Rules", &self.rules),
             (if self.mode == "enforce" { "Dropped" } else { "Would have been dropped" }, &drops),
@@ -296,11 +301,45 @@ fn networks(state: &State, names: Names<'_>, host: &HostSnapshot) -> Vec<Row> {
     tables.networks.iter().map(one).collect()
 }
 
+/// Containers that may less, or more, than their network says, and those that say something by labels.
+fn containers(state: &State, names: Names<'_>, inventory: &Inventory) -> Vec<Row> {
+    let tables = &state.tables;
+    let one = |(ifindex, port): (&u32, &fw_common::tables::Interface)| {
+        let network = tables.networks.get(&port.network)?;
+        let name = names.of(name_kind::ENDPOINT, *ifindex);
+        let place = inventory.endpoints.iter().find(|place| place.container == name);
+        let labels: Vec<String> = place
+            .into_iter()
+            .flat_map(|place| &place.labels)
+            .filter(|(name, _)| name.starts_with("fw."))
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        if labels.is_empty() && port.terms == network.terms && port.apart == 0 {
+            return None;
+        }
+        Some(row(json!({
+            "container": name,
+            "network": names.of(name_kind::NETWORK, port.network),
+            "egress": view::egress(&port.terms, names),
+            "host": port.terms.host != 0,
+            "icc": network.icc != 0 && port.apart == 0,
+            "labels": labels,
+        })))
+    };
+    let ports = tables.interfaces.iter();
+    let known =
+        ports.filter(|(_, port)| port.role == fw_common::tables::role::PORT && port.endpoint_known != 0);
+    known.filter_map(one).collect()
+}
+
 /// What the outside reaches: ports with a rule or open by being published, neighbours with equal terms joined.
 fn exposure(state: &State, names: Names<'_>, inventory: &Inventory) -> Vec<Row> {
     let mut rows: Vec<(u16, Row)> = Vec::new();
-    let open =
-        state.tables.ports.iter().filter(|(_, port)| port.sources != sources::NOBODY || port.open != 0);
+    let open = state
+        .tables
+        .ports
+        .iter()
+        .filter(|(_, port)| port.sources & !sources::ALONE != sources::NOBODY || port.open != 0);
     let mut sorted: Vec<(&PortKey, &Port)> = open.collect();
     sorted.sort_by_key(|(key, _)| (key.proto, key.address, key.port));
     for (key, port) in sorted {
@@ -315,7 +354,7 @@ fn exposure(state: &State, names: Names<'_>, inventory: &Inventory) -> Vec<Row> 
                 proto::ICMP => "echo".to_owned(),
                 _ => key.port.to_string(),
             },
-            "from": match port.sources {
+            "from": match port.sources & !sources::ALONE {
                 sources::ZONES if port.open == 0 => json!(names.zones(port.zones)),
                 _ => json!("any"),
             },

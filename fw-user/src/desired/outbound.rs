@@ -68,7 +68,7 @@ pub(super) fn limits(
         for (key, port) in &mut desired.state.tables.ports {
             if key.proto == number(limit.proto)
                 && holds(limit, key.port)
-                && (port.sources != sources::NOBODY || port.open != 0)
+                && (port.sources & !sources::ALONE != sources::NOBODY || port.open != 0)
             {
                 port.limit = u8::try_from(id).unwrap_or(u8::MAX);
                 opened = true;

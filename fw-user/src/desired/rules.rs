@@ -6,6 +6,7 @@ use fw_common::Address;
 use fw_common::tables::{DenyRule, Port, PortKey, Prefix, capacity, name_kind, sources};
 use fw_common::wire::proto;
 
+use super::labels::Labelled;
 use super::zones::Zones;
 use super::{DesiredError, RuleIds, any_keys, prefix_of};
 use crate::docker::Transport;
@@ -58,6 +59,7 @@ pub(super) fn ports(
     inventory: &Inventory,
     zones: &Zones,
     ids: &RuleIds,
+    labelled: &Labelled,
     table: &mut BTreeMap<PortKey, Port>,
 ) {
     const NOTHING: Port =
@@ -83,6 +85,7 @@ pub(super) fn ports(
             );
         }
     }
+    labelled.narrow(policy, inventory, zones, table);
 }
 
 fn keys(rule: &Allow) -> Vec<PortKey> {

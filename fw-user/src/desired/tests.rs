@@ -1,5 +1,6 @@
 //! Tables from a literal inventory and the text of a policy.
 
+mod labels;
 mod outbound;
 mod rules;
 mod terms;
@@ -181,8 +182,8 @@ fn what_follows_from_the_policy_alone_is_worked_out_once() {
     let prepared = Prepared::new(&policy, &State::default()).expect("it fits");
     let first = desired_with(&policy, &world(), &State::default(), &prepared).expect("it fits").state;
     assert_eq!(first, desired(&policy, &world(), &State::default()).expect("it fits").state);
-    assert!(prepared.is_of(&first));
-    assert!(!prepared.is_of(&State::default()), "its numbers are not in force");
+    assert!(prepared.is_of(&first, &Labelled::default()));
+    assert!(!prepared.is_of(&State::default(), &Labelled::default()), "its numbers are not in force");
     let again = desired_with(&policy, &world(), &first, &prepared).expect("it fits").state;
     assert!(std::ptr::eq(&raw const *first.tables.sources, &raw const *again.tables.sources));
     assert!(std::ptr::eq(&raw const *first.tables.denied, &raw const *again.tables.denied));

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fw_common::tables::{self, NameKey, Prefix, name_kind};
 use sha2::{Digest as _, Sha256};
 
+use super::labels::Labelled;
 use super::{DesiredError, cut, prefix_of};
 use crate::plan::State;
 use crate::policy::{Policy, SetName, table_prefixes};
@@ -14,6 +15,8 @@ use crate::policy::{Policy, SetName, table_prefixes};
 pub(super) struct Zones {
     bits: BTreeMap<SetName, u32>,
     contents: BTreeMap<u32, Content>,
+    /// Every set has its bit.
+    pub(super) complete: bool,
 }
 
 struct Content {
@@ -22,7 +25,7 @@ struct Content {
 }
 
 /// Gives each set in use a bit: that of the same content in force, else one that no zone in force has.
-pub(super) fn assign(policy: &Policy, current: &State) -> Result<Zones, DesiredError> {
+pub(super) fn assign(policy: &Policy, labelled: &Labelled, current: &State) -> Result<Zones, DesiredError> {
     let in_force: BTreeMap<&str, u32> = current
         .names
         .iter()
@@ -31,15 +34,25 @@ pub(super) fn assign(policy: &Policy, current: &State) -> Result<Zones, DesiredE
         .collect();
     let taken: BTreeSet<u32> = in_force.values().copied().collect();
     let mut free = (0..64).filter(|bit| !taken.contains(bit));
-    let mut zones = Zones { bits: BTreeMap::new(), contents: BTreeMap::new() };
-    for set in policy.zones() {
-        let found = policy.sets.get(set).map(|found| &found.prefixes);
+    let mut zones = Zones { bits: BTreeMap::new(), contents: BTreeMap::new(), complete: true };
+    let of_policy: BTreeSet<&SetName> = policy.zones().into_iter().collect();
+    let of_labels = labelled.used().iter().filter(|set| !of_policy.contains(set));
+    for set in of_policy.iter().copied().chain(of_labels) {
+        let found = labelled.set(set).or_else(|| policy.sets.get(set).map(|found| &found.prefixes));
         let prefixes: BTreeSet<Prefix> =
             found.into_iter().flatten().flat_map(table_prefixes).map(prefix_of).collect();
         let name = named(set, &prefixes);
         let bit = match in_force.get(name.as_str()) {
             Some(bit) => *bit,
-            None => free.next().ok_or(DesiredError::TooManyZones)?,
+            None => match free.next() {
+                Some(bit) => bit,
+                // Labels keep no policy out: what they name is nobody's until a bit is free.
+                None if !of_policy.contains(set) => {
+                    zones.complete = false;
+                    continue;
+                }
+                None => return Err(DesiredError::TooManyZones),
+            },
         };
         zones.bits.insert(set.clone(), bit);
         zones.contents.insert(bit, Content { name, prefixes });
@@ -69,8 +82,8 @@ impl Zones {
     }
 
     /// The bits of these sets.
-    pub(super) fn mask(&self, sets: &[SetName]) -> u64 {
-        sets.iter().filter_map(|set| self.bits.get(set)).fold(0, |mask, bit| mask | 1 << bit)
+    pub(super) fn mask<'a>(&self, sets: impl IntoIterator<Item = &'a SetName>) -> u64 {
+        sets.into_iter().filter_map(|set| self.bits.get(set)).fold(0, |mask, bit| mask | 1 << bit)
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = (NameKey, String)> + '_ {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use super::{
-    Egress, Fallback, Interfaces, Mode, NatFrom, NatOwner, NatProto, NetworkPolicy, Origin, Policy,
+    Egress, Fallback, Interfaces, Labels, Mode, NatFrom, NatOwner, NatProto, NetworkPolicy, Origin, Policy,
     PortRange, Proto, Published, Set, SetName, Sources, Spoofing, Xdp, prefix,
 };
 
@@ -53,6 +53,10 @@ fn settings(text: &mut String, policy: &Policy) {
         Fallback::Docker => "without our programs Docker's own rules decide",
         Fallback::Closed => "without our programs new connections from the uplinks are dropped",
     };
+    let labels = match policy.labels {
+        Labels::MayNarrow => "fw.* labels of containers may take away from what the file allows",
+        Labels::MayOpen => "fw.* labels of containers take the place of what the file says",
+    };
     let nat = match policy.nat.owner {
         NatOwner::Docker => "Docker writes the NAT rules",
         NatOwner::Fw => "fw writes the NAT rules, Docker runs with --iptables=false",
@@ -63,6 +67,7 @@ fn settings(text: &mut String, policy: &Policy) {
         ("uplinks", uplinks),
         ("published", format!("{}: {published}", policy.uplink.published.word())),
         ("fallback", format!("{}: {fallback}", policy.fallback.word())),
+        ("labels", format!("{}: {labels}", policy.labels.word())),
         ("xdp", format!("{}: {}", policy.uplink.xdp.word(), xdp(policy.uplink.xdp))),
         ("nat", format!("{}: {nat}", policy.nat.owner.word())),
         (

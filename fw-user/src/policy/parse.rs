@@ -12,7 +12,7 @@ use super::section::{Item, Section};
 use super::words::Proto;
 use super::{
     Allow, Deny, MAX_ZONES, Marks, Origin, Policy, PolicyError, Set, SetName, Sources, TableSizes, ports,
-    prefix, set_file, unsupported, uplink,
+    prefix, set_file, uplink,
 };
 
 /// The longest name of a rule, set or static network, in characters.
@@ -39,7 +39,6 @@ pub(super) fn parse(
         // What recovery left of the document would only add errors that are not the operator's.
         return problems.or(Policy::default());
     }
-    unsupported::refuse(document.get_ref(), &mut problems);
     let policy = Policy::default();
     let parser = Parser { base_dir, kept, problems, policy, rules: BTreeMap::new(), zones: BTreeSet::new() };
     parser.policy(Section::root(&document))

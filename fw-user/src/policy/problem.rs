@@ -100,11 +100,6 @@ impl<'a> Problems<'a> {
         self.line_index(span) as u32 + 1
     }
 
-    /// What stands at these bytes of the policy file.
-    pub(super) fn text(&self, span: &Range<usize>) -> &'a str {
-        self.text.get(span.clone()).unwrap_or_default()
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.found.is_empty()
     }

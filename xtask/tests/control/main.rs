@@ -2,5 +2,6 @@
 
 mod fallback;
 mod ground;
+mod labels;
 mod plan;
 mod reload;

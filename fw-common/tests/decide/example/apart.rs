@@ -26,7 +26,7 @@ const ALL: Mac = Mac { bytes: [0xff; 6] };
 const N2: Mac = Mac { bytes: [2, 0x42, 0, 0, 0, 200] };
 
 pub(super) fn cases(f: &Family) -> Vec<Case> {
-    let common = [neighbours(f), other_protocols(f), gateway(f), links(f), leaving(f)].concat();
+    let common = [neighbours(f), other_protocols(f), gateway(f), links(f), leaving(f), alone(f)].concat();
     let own = if f.v6 { discovery(f) } else { resolution(f) };
     [common, own].concat()
 }
@@ -217,6 +217,42 @@ fn leaving(f: &Family) -> Vec<Case> {
         scene("to a container with icc", Hook::PortEgress, PORT_A2, frame(there))
             .arriving(|arrival| arrival.ingress_ifindex = PORT_A1)
             .gives(UP),
+    ]
+}
+
+/// One container apart on a network whose others talk to each other.
+fn alone(f: &Family) -> Vec<Case> {
+    let apart =
+        |scene: Scene| scene.with(|tables| tables.interfaces.get_mut(&PORT_A2).expect("a port").apart = 1);
+    let (mine, other) = (container_mac(PORT_A2), container_mac(PORT_A1));
+    let from = |name: &str, packet| apart(container(name, PORT_A2, packet));
+    let leaving = |name: &str, port, ingress: u32| {
+        let to = container_mac(port);
+        let frame = syn(f.a1, f.a2).between(to, container_mac(ingress)).frame();
+        let scene = scene(name, Hook::PortEgress, port, frame);
+        apart(scene.arriving(|arrival| {
+            arrival.ingress_ifindex = ingress;
+            arrival.mark = 1 << 17;
+        }))
+    };
+    let same = Verdict::accept(Reason::SameNetwork).marked(Mark::In);
+    vec![
+        from("alone, to a neighbour", syn(f.a2, f.a1).sent_to(other)).gives(ICC),
+        from("alone, to a neighbour over the gateway", syn(f.a2, f.a1)).gives(ICC),
+        from("alone, to the outside over a neighbour", syn(f.a2, f.remote).sent_to(other)).gives(ICC),
+        from("alone, in a VLAN", syn(f.a2, f.a1).sent_to(other).tag(ethertype::VLAN, 5)).gives(ICC),
+        from("alone, to the outside", syn(f.a2, f.remote)).gives(OUT),
+        from("alone, to the host", syn(f.a2, f.ours)).gives(TO_HOST),
+        apart(container("to one alone", PORT_A1, syn(f.a1, f.a2).sent_to(mine))).gives(ICC),
+        apart(container("to one alone over the gateway", PORT_A1, syn(f.a1, f.a2))).gives(ICC),
+        apart(bridge("to one alone, from a port without hook", BRIDGE_A, PORT_A1, syn(f.a1, f.a2)))
+            .gives(ICC),
+        container("to the same, not alone", PORT_A1, syn(f.a1, f.a2).sent_to(mine)).gives(same),
+        leaving("at the port of one alone, though vouched for", PORT_A2, PORT_A1).gives(UNVOUCHED),
+        leaving("at the port of one alone, from the host", PORT_A2, 0).gives(Verdict::pass(Reason::Sent)),
+        leaving("at the port of one alone, routed", PORT_A2, UPLINK).gives(Verdict::pass(Reason::Sent)),
+        leaving("from one alone at its neighbour's port", PORT_A1, PORT_A2).gives(UNVOUCHED),
+        leaving("from another neighbour at its neighbour's port", PORT_A1, PORT_A1).gives(UP),
     ]
 }
 

@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use fw_common::tables::{LocalAddress, LocalKey, PortKey};
+use fw_common::tables::memory::Memory;
+use fw_common::tables::{LocalAddress, LocalKey, PortKey, sources};
 use fw_common::verdict::{Mark, Reason, Verdict};
 use fw_common::wire::{proto, tcp};
 
@@ -67,6 +68,15 @@ fn addresses(f: &Family) -> Vec<Case> {
         outside("any address opens further", syn(f.remote, f.second, 2023)).gives(allowed(rule::WIDE)),
         outside("the exact address comes first", syn(f.office, f.second, 2023))
             .gives(allowed(rule::EXACT_OFFICE)),
+        outside("the exact address says all", syn(f.remote, f.second, 2023))
+            .with(alone)
+            .gives(refused(rule::EXACT_OFFICE)),
+        outside("the exact address says all, and holds the source", syn(f.office, f.second, 2023))
+            .with(alone)
+            .gives(allowed(rule::EXACT_OFFICE)),
+        outside("another address says nothing", syn(f.remote, f.ours, 2023))
+            .with(alone)
+            .gives(allowed(rule::WIDE)),
         outside("an address that only the FIB knows", syn(f.remote, f.new, 443)).gives(allowed(rule::WEB)),
         outside("a closed port of it", syn(f.remote, f.new, 444)).gives(CLOSED),
         outside("an address that the FIB forwards", syn(f.remote, f.elsewhere, 444))
@@ -182,4 +192,13 @@ fn protocols(f: &Family) -> Vec<Case> {
 /// An echo request as the other family writes it.
 fn echo_of_other(f: &Family) -> [u8; 8] {
     [if f.v6 { 8 } else { 128 }, 0, 0, 0, 0, 9, 0, 1]
+}
+
+/// The entries of exact addresses are asked alone.
+fn alone(tables: &mut Memory) {
+    for (key, port) in &mut tables.ports {
+        if key.address != key.address.any_of_family() {
+            port.sources |= sources::ALONE;
+        }
+    }
 }

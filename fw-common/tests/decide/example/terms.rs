@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use fw_common::flow::{FlowKey, owner, state};
 use fw_common::tables::memory::Memory;
-use fw_common::tables::{ReachKey, Terms, egress};
+use fw_common::tables::{Prefix, ReachKey, Terms, Zones, egress};
 use fw_common::verdict::{Mark, Reason, Verdict};
 use fw_common::wire::{icmp, proto, tcp};
 
@@ -30,10 +30,17 @@ const NONE: Terms = Terms { egress: 0, ..Terms::OPEN };
 const INTERNET: Terms = Terms { egress: egress::INTERNET, ..Terms::OPEN };
 /// The zones `office` and `branch` of the host.
 const ZONES: Terms = Terms { egress: egress::ZONES, zones: 3, ..Terms::OPEN };
+/// Of their members those that have public addresses.
+const PUBLIC_ZONES: Terms = Terms { egress: egress::PUBLIC_ZONES, ..ZONES };
 const CLOSED_HOST: Terms = Terms { host: 0, ..Terms::OPEN };
 
 pub(super) fn cases(f: &Family) -> Vec<Case> {
     [outside(f), answers(f), errors(f), host(f), at_bridge(f), reach(f), arrivals(f)].concat()
+}
+
+/// With this address in the zone `office`.
+fn in_office(address: IpAddr) -> impl Fn(&mut Memory) {
+    move |tables| _ = tables.sources.insert(Prefix::new(address.into(), 128), Zones { zones: 1 })
 }
 
 /// Network A with these terms, its containers too.
@@ -86,6 +93,14 @@ fn outside(f: &Family) -> Vec<Case> {
         with("egress to sets, a member of another one", f.region, ZONES).gives(EGRESS),
         with("egress to sets, to the outside", f.remote, ZONES).gives(EGRESS),
         with("egress internet or sets", f.region, ZONES.or(&INTERNET)).gives(OUT),
+        with("egress to public ones of sets, a member", f.office, PUBLIC_ZONES).gives(OUT),
+        with("egress to public ones of sets, the outside", f.remote, PUBLIC_ZONES).gives(EGRESS),
+        with("egress to public ones of sets, a member with a private address", private(f), PUBLIC_ZONES)
+            .with(in_office(private(f)))
+            .gives(EGRESS),
+        with("egress to sets, a member with a private address", private(f), ZONES)
+            .with(in_office(private(f)))
+            .gives(OUT),
         // The port's terms, not the network's.
         container("a container that may on a network that may not", PORT_A1, syn(f.a1, f.remote))
             .with(|tables| tables.networks.get_mut(&BRIDGE_A).expect("network A").terms = NONE)

@@ -52,6 +52,8 @@ pub(super) struct Host {
     reach: [bool; 3],
     /// Whether the policy keeps neighbours of `front` apart.
     apart: bool,
+    /// Whether labels keep c11 apart from its neighbours, and name who may use its published ports.
+    labelled: [bool; 2],
     /// Whether c1 was started with `--link` to c2, which exposes TCP 80.
     linked: bool,
     /// Whether the policy manages the LXC bridge.
@@ -132,7 +134,7 @@ pub(super) fn any() -> impl Strategy<Value = Host> {
         [prop::bool::weighted(0.8), prop::bool::weighted(0.6)],
         [container(), container(), container(), container()],
         [prop::option::of(published()), prop::option::of(published())],
-        prop::arbitrary::any::<[bool; 2]>(),
+        (prop::arbitrary::any::<[bool; 2]>(), prop::arbitrary::any::<[bool; 2]>()),
     );
     (policy, host).prop_map(|(policy, host)| {
         let (
@@ -147,7 +149,7 @@ pub(super) fn any() -> impl Strategy<Value = Host> {
             (terms, reach),
         ) = policy;
         let out = if restricted { out } else { [Who::Nobody; 3] };
-        let (wg0, second_address, networks, containers, published, [apart, linked]) = host;
+        let (wg0, second_address, networks, containers, published, ([apart, linked], labelled)) = host;
         Host {
             observe,
             published_open,
@@ -160,6 +162,7 @@ pub(super) fn any() -> impl Strategy<Value = Host> {
             terms,
             reach,
             apart,
+            labelled,
             linked,
             lxc,
             wg0,
@@ -211,6 +214,7 @@ impl Host {
                 .map(|egress| Terms { egress, host: matches!(egress, Egress::Any | Egress::Unsaid) }),
             reach: [true, false, true],
             apart: true,
+            labelled: [false, true],
             linked: true,
             lxc: true,
             wg0: true,
@@ -335,6 +339,11 @@ impl Host {
             inventory.linked.extend([link(None), link(Some(exposed))]);
         }
         self.publish(&mut inventory);
+        let labels = [("fw.icc", "false"), ("fw.allow_from", "office")].into_iter().zip(self.labelled);
+        for endpoint in inventory.endpoints.iter_mut().filter(|endpoint| endpoint.container == "c11") {
+            let said = labels.clone().filter(|(_, said)| *said);
+            endpoint.labels = said.map(|((key, value), _)| (key.to_owned(), value.to_owned())).collect();
+        }
         inventory
     }
 
@@ -346,7 +355,7 @@ impl Host {
                 protocol: if host_port == 80 { Transport::Tcp } else { Transport::Udp },
                 host_port,
                 container_port: 80,
-                container: "c1".into(),
+                container: "c11".into(),
                 target: target.then(|| PublishedTarget { endpoint: 0, address: [172, 18, 0, 2].into() }),
             });
         }

@@ -343,15 +343,6 @@ fn static_networks_are_distinct() {
 }
 
 #[test]
-fn what_is_not_enforced_is_refused() {
-    let refused = |text: &str, place: &str, what: &str| {
-        wrong(text, &format!("{place}: `{what}` is not enforced by this version; remove it"));
-    };
-    refused("labels = \"may-open\"", "1:1", "labels = \"may-open\"");
-    refused("labels = \"may-narrow\"", "1:1", "labels = \"may-narrow\"");
-}
-
-#[test]
 fn wrong_translations() {
     let redirect =
         |rest: &str| format!("[[nat.redirect]]\nname = \"a\"\nproto = \"udp\"\nports = [53]\n{rest}");

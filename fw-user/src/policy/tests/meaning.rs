@@ -196,6 +196,7 @@ mode       enforce: what the policy does not allow is dropped
 uplinks    auto: physical interfaces and those of default routes
 published  closed: a port that Docker publishes needs an allow rule
 fallback   docker: without our programs Docker's own rules decide
+labels     may-narrow: fw.* labels of containers may take away from what the file allows
 xdp        auto: uplinks of hardware drop early in their driver, if it can
 nat        docker: Docker writes the NAT rules
 tables     262144 flows, 32768 of one container; about 120 MB of kernel memory before anything is in them
