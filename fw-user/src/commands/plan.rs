@@ -10,6 +10,8 @@ use fw_common::Hook;
 use serde_json::{Value, json};
 
 use super::{Engine, Failure, Outcome, Pins, need_privileges, print, read_policy, runtime};
+use crate::connections::{self, Cut};
+use crate::conntrack;
 use crate::datapath::{Directory, DirectoryError, Maps, attached_in};
 use crate::desired::desired;
 use crate::difference::{self, TableChange};
@@ -19,7 +21,7 @@ use crate::netlink::{self, ContainerLink, HostSnapshot, NetlinkError};
 use crate::plan::{HookPoint, State};
 use crate::reconcile::{chain, check_uplinks};
 use crate::typed_on::{Connection, typed_on, would_cut};
-use crate::view;
+use crate::view::{self, Row};
 
 /// Options of `fw plan`.
 #[derive(Debug, Args)]
@@ -56,13 +58,22 @@ pub fn run(options: &Options) -> Outcome {
     let inventory = Inventory::new(Some(&docker), &host, &links, &policy.static_networks);
     let wanted = desired(&policy, &inventory, &current).map_err(|error| Failure::Usage(error.into()))?;
     let connection = typed_on();
+    let mut warnings = wanted.warnings;
+    let cut = match conntrack::snapshot() {
+        Ok(open) => connections::cut(&current, &wanted.state, &open).iter().map(of_connection).collect(),
+        Err(error) => {
+            warnings.push(format!("cannot tell which live connections would be cut: {}", chain(&error)));
+            Vec::new()
+        }
+    };
     let report = Report {
         tables: difference::between(&current, &wanted.state),
         rules: (difference::rules(&wanted.state, &current), difference::rules(&current, &wanted.state)),
         attached: hooks(&wanted.state, &current, &host),
         detached: hooks(&current, &wanted.state, &host),
-        cut: connection.filter(|connection| would_cut(&wanted.state.tables, connection)),
-        warnings: wanted.warnings,
+        own: connection.filter(|connection| would_cut(&wanted.state.tables, connection)),
+        cut,
+        warnings,
     };
     if options.json {
         print(&format!("{}\n", serde_json::to_string_pretty(&report.json())?))?;
@@ -106,13 +117,32 @@ fn hooks(only_in: &State, not_in: &State, host: &HostSnapshot) -> Vec<String> {
     only_in.hooks.difference(&not_in.hooks).map(name).collect()
 }
 
+/// A connection that would be cut, and why.
+fn of_connection(cut: &Cut) -> Row {
+    let tuple = &cut.connection.original;
+    view::row(json!({
+        "proto": view::protocol(tuple.protocol),
+        "from": tuple.source.to_string(),
+        "from_port": tuple.source_port,
+        "to": tuple.destination.to_string(),
+        "to_port": tuple.destination_port,
+        "hook": cut.hook.name(),
+        "reason": cut.reason.name(),
+        "rule": cut.rule,
+        "container": cut.container,
+    }))
+}
+
 struct Report {
     tables: Vec<TableChange>,
     /// New rules, and those that go.
     rules: (Vec<String>, Vec<String>),
     attached: Vec<String>,
     detached: Vec<String>,
-    cut: Option<Connection>,
+    /// The connection on which this is typed, if it is one of those.
+    own: Option<Connection>,
+    /// Live connections that would be cut.
+    cut: Vec<Row>,
     warnings: Vec<String>,
 }
 
@@ -124,7 +154,8 @@ impl Report {
     fn json(&self) -> Value {
         json!({
             "would_change": self.changes(),
-            "cuts_this_connection": self.cut,
+            "cuts_this_connection": self.own,
+            "cuts": self.cut,
             "rules": {"new": self.rules.0, "gone": self.rules.1},
             "tables": self.tables,
             "hooks": {"attached": self.attached, "detached": self.detached},
@@ -134,9 +165,9 @@ impl Report {
 
     fn text(&self) -> String {
         let mut text = String::new();
-        if let Some(connection) = self.cut {
+        if let Some(connection) = self.own {
             text += &format!(
-                "WARNING: the connection on which you type, {connection}, could not be opened under this policy\n\n"
+                "WARNING: the connection on which you type, {connection}, would be cut and could not be opened again\n\n"
             );
         }
         for warning in &self.warnings {
@@ -153,6 +184,15 @@ impl Report {
         for (sign, hooks) in [('+', &self.attached), ('-', &self.detached)] {
             for hook in hooks {
                 text += &format!("{sign} hook {hook}\n");
+            }
+        }
+        if !self.cut.is_empty() {
+            text += &format!("\nlive connections that would be cut: {}\n", self.cut.len());
+            for row in self.cut.iter().take(MOST_SHOWN) {
+                text += &format!("  {}\n", view::words(row));
+            }
+            if self.cut.len() > MOST_SHOWN {
+                text += &format!("  and {} more (--json has all)\n", self.cut.len() - MOST_SHOWN);
             }
         }
         for TableChange { table, count, gone, new } in &self.tables {

@@ -55,8 +55,8 @@ pub fn run(options: &Options) -> Outcome {
     };
     if let Some(connection) = cuts {
         eprintln!(
-            "fw: WARNING: the connection on which you type, {connection}, could not be opened under this policy. Keep \
-             it open, and see whether you can log in once more"
+            "fw: WARNING: the connection on which you type, {connection}, is cut by this policy, and could not be opened \
+             again"
         );
     }
     if options.json {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use xtask::lab::{self, Lab, Options, SOCKET};
+use xtask::lab::{self, HOST, Lab, Options, SOCKET};
 
 use crate::ground::{FILE, ends, fw, maps, policy};
 
@@ -37,6 +37,9 @@ fn a_plan_says_what_would_change_and_changes_nothing() {
     let other = "[sets]\nlan = [\"198.18.0.0/24\", \"10.0.0.0/8\"]\n[[allow]]\nname = \"web\"\nproto = \"tcp\"\nports = [8080]\nfrom = [\"lan\"]\n[networks.bridge]\nicc = false\n";
     fs::write(lab.path(PLANNED), other).expect("a policy");
     let ssh = Some("198.18.0.2 50000 198.18.0.1 22");
+    let _service = lab.host().serve_tcp("[::]:9100", "H").expect("a service");
+    let stream = lab.outside().connect((HOST, 9100).into()).expect("a connection");
+    let live = stream.local_addr().expect("its address");
     let said = plan(PLANNED, &[], ssh);
     let first = said.out.lines().next().unwrap_or_default();
     assert!(
@@ -54,6 +57,9 @@ fn a_plan_says_what_would_change_and_changes_nothing() {
             "+ hook port_egress on ",
             "table sources: 2 new, 0 gone, 0 changed",
             "port 8080, rule web, from lan",
+            "live connections that would be cut: 1",
+            &format!("from 198.18.0.2, from_port {}", live.port()),
+            "port-not-allowed, rule service 9100",
         ],
     );
     let json = plan(PLANNED, &["--json"], ssh);
