@@ -100,8 +100,9 @@ pub(super) enum JumpPlace {
     Head,
     /// Put before all others, and left where it is then: programs that insist on the first place never meet us.
     Anywhere,
-    /// Behind all others when it is written, and only where the chain's policy is not ACCEPT.
-    TailUnlessAccept,
+    /// Behind all others but before one that drops or rejects everything; only where there is such a rule, or where the
+    /// chain drops by its policy.
+    BeforeRefusal,
 }
 
 /// Every chain of ours, in the order in which they are emptied; nothing else is ever removed.
@@ -355,7 +356,7 @@ impl<'a> Of<'a> {
         Chain { table: "filter", name: "FW-FORWARD", jump, rules }
     }
 
-    /// Where FORWARD drops by its policy: what passes all the same, behind everybody else's rules.
+    /// Where FORWARD drops or rejects what nobody has accepted: what passes all the same, behind everybody else's rules.
     fn accept(&self) -> Chain {
         let inward = self.nat.marks.inward();
         let mut rules = Vec::new();
@@ -369,7 +370,7 @@ impl<'a> Of<'a> {
             rules.insert(0, format!("-m mark --mark {inward:#x}/{inward:#x} -j ACCEPT"));
         }
         let rule = "-m comment --comment fw -j FW-ACCEPT".to_owned();
-        let jump = Some(Jump { from: "FORWARD", rule, place: JumpPlace::TailUnlessAccept });
+        let jump = Some(Jump { from: "FORWARD", rule, place: JumpPlace::BeforeRefusal });
         Chain { table: "filter", name: "FW-ACCEPT", jump, rules }
     }
 }

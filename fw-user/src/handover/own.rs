@@ -67,8 +67,17 @@ pub(super) fn concerns_own(edit: &Edit) -> bool {
 
 /// Whether packets are to come to this chain, directly or by another one.
 fn is_needed(save: &Save<'_>, chain: &Chain) -> bool {
-    let policy = chain.jump.as_ref().filter(|jump| jump.place == JumpPlace::TailUnlessAccept);
-    policy.is_none_or(|jump| save.drops(chain.table, jump.from))
+    let tail = chain.jump.as_ref().filter(|jump| jump.place == JumpPlace::BeforeRefusal);
+    tail.is_none_or(|jump| {
+        save.drops(chain.table, jump.from) || save.chain(chain.table, jump.from).iter().any(refuses_all)
+    })
+}
+
+/// Whether a rule of somebody else ends every packet's way.
+fn refuses_all(rule: &Rule<'_>) -> bool {
+    let words = rule.conditions();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    matches!(words[..], ["-j", "DROP" | "REJECT", ..])
 }
 
 /// Whether a chain holds exactly its rules.
@@ -85,22 +94,36 @@ fn jumps(save: &Save<'_>, table: &'static str, from: &'static str, wanted: &[&Ch
     let wanted = wanted.iter().filter(|chain| chain.table == table);
     let wanted: Vec<_> =
         wanted.filter_map(|chain| chain.jump.as_ref()).filter(|jump| jump.from == from).collect();
+    let refusal = rules.iter().position(refuses_all).unwrap_or(rules.len());
     let mut kept = Vec::new();
     for jump in &wanted {
         let mut at = rules.iter().enumerate().filter(|(_, rule)| same(rule.spec, &jump.rule));
         let place = at.next().map(|(index, _)| index).filter(|_| at.next().is_none());
-        if place.is_some_and(|index| jump.place != JumpPlace::Head || index == 0) {
+        let right = |index: usize| match jump.place {
+            JumpPlace::Head => index == 0,
+            JumpPlace::Anywhere => true,
+            JumpPlace::BeforeRefusal => index < refusal,
+        };
+        if place.is_some_and(right) {
             kept.push(&jump.rule);
         }
     }
-    let ours = rules.iter().filter(|rule| is_jump(rule));
-    let stale = ours.filter(|rule| !kept.iter().any(|kept| same(rule.spec, kept)));
-    let mut edits: Vec<Edit> = stale.map(|rule| edit(table, from, How::Delete, rule.spec)).collect();
+    let is_stale = |rule: &Rule<'_>| is_jump(rule) && !kept.iter().any(|kept| same(rule.spec, kept));
+    let mut edits: Vec<Edit> = rules
+        .iter()
+        .filter(|rule| is_stale(rule))
+        .map(|rule| edit(table, from, How::Delete, rule.spec))
+        .collect();
+    // As the chain is when the rule's turn comes.
+    let mut before_refusal = rules[..refusal].iter().filter(|rule| !is_stale(rule)).count();
+    let has_refusal = refusal < rules.len();
     for jump in wanted.iter().filter(|jump| !kept.contains(&&jump.rule)) {
         let how = match jump.place {
             JumpPlace::Head | JumpPlace::Anywhere => How::Insert(1),
-            JumpPlace::TailUnlessAccept => How::Append,
+            JumpPlace::BeforeRefusal if has_refusal => How::Insert(before_refusal + 1),
+            JumpPlace::BeforeRefusal => How::Append,
         };
+        before_refusal += 1;
         edits.push(edit(table, from, how, &jump.rule));
     }
     edits

@@ -88,16 +88,30 @@ fn flushed_and_put_back() {
     assert_eq!(status["handover"]["nat"], "fw", "{status:#}");
 }
 
-/// FORWARD may drop by its policy: what fw vouches for passes all the same.
+/// FORWARD may drop by its policy, or by somebody's last rule: what fw vouches for passes all the same.
 #[test]
-fn forward_drops_by_policy() {
-    let Some(ground) = Ground::start("forward_drops_by_policy", true) else { return };
+fn forward_drops() {
+    let Some(ground) = Ground::start("forward_drops", true) else { return };
     ground.lab.set_forward_accept(false).expect("a policy");
-    let _daemon = ground.fw("");
-    ground.walk("FORWARD DROP", &COMMON[..1]);
+    let daemon = ground.fw("");
+    vouched_for_passes(&ground, "FORWARD drops by its policy");
+    let rule = "iptables -P FORWARD ACCEPT; iptables -F FORWARD; iptables -A FORWARD -s 192.0.2.1 -j DROP; iptables -A FORWARD -j DROP";
+    ground.lab.host().script(rule).expect("a last rule of somebody else");
+    daemon.signal("HUP").expect("SIGHUP");
+    let before = || {
+        let forward = ground.lab.host().run(&["iptables", "-S", "FORWARD"]).ok()?;
+        let at = |what: &str| forward.lines().position(|line| line.ends_with(what));
+        (at("FW-ACCEPT")? < at("-A FORWARD -j DROP")?).then_some(())
+    };
+    wait::until("FW-ACCEPT before the last rule", Duration::from_secs(15), before).expect("written");
+    vouched_for_passes(&ground, "D48: a foreign DROP at the end of FORWARD");
+}
+
+fn vouched_for_passes(ground: &Ground, when: &str) {
     ground.walk(
-        "FORWARD DROP",
+        when,
         &[
+            open("D01: R -> H:8080", "a1", |g| g.lab.outside().tcp(host(8080))),
             open("D15: b1 -> H:8080", "a1", |g| g.b1.place.tcp(host(8080))),
             open("D46: a2 -> R:443", "R", |g| g.a2.place.tcp((xtask::lab::OUTSIDE, 443).into())),
             open("D12: a2 -> a1:81", "a1", |g| g.a2.place.tcp((g.a1.ip()?, 81).into())),

@@ -20,7 +20,7 @@ fn wanted() -> [Chain; 3] {
     [
         chain("nat", "FW-OUTPUT", "OUTPUT", JumpPlace::Anywhere, &["-p tcp -m tcp --dport 1 -j RETURN"]),
         chain("filter", "FW-FORWARD", "FORWARD", JumpPlace::Head, &["-o br-a -j DROP"]),
-        chain("filter", "FW-ACCEPT", "FORWARD", JumpPlace::TailUnlessAccept, &["-i br-a -j ACCEPT"]),
+        chain("filter", "FW-ACCEPT", "FORWARD", JumpPlace::BeforeRefusal, &["-i br-a -j ACCEPT"]),
     ]
 }
 
@@ -53,6 +53,27 @@ fn an_empty_host_gets_all_in_one_transaction_for_each_table() {
          -I OUTPUT 1 -m comment --comment fw -j FW-OUTPUT\nCOMMIT\n"
     );
     assert!(!input("", &wanted()).contains("FW-ACCEPT"), "FORWARD accepts by its policy");
+}
+
+#[test]
+fn what_is_vouched_for_passes_before_a_rule_that_refuses_everything() {
+    let last = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -s 192.0.2.1/32 -j DROP\n\
+                -A FORWARD -j REJECT --reject-with icmp-host-prohibited\nCOMMIT\n";
+    let written = input(last, &wanted()[1..]);
+    assert!(
+        written.ends_with(
+            "-I FORWARD 1 -m comment --comment fw -j FW-FORWARD\n-I FORWARD 3 -m comment --comment fw -j FW-ACCEPT\nCOMMIT\n"
+        ),
+        "{written}"
+    );
+    let ours = "-A FORWARD -m comment --comment \"fw\" -j FW-ACCEPT\n";
+    let behind = STANDS.replace(ours, "").replace(":FORWARD DROP", ":FORWARD ACCEPT");
+    let behind = behind.replace("-A FW-ACCEPT", &format!("-A FORWARD -j DROP\n{ours}-A FW-ACCEPT"));
+    assert_eq!(
+        input(&behind, &wanted()),
+        "*filter\n-D FORWARD -m comment --comment \"fw\" -j FW-ACCEPT\n\
+         -I FORWARD 4 -m comment --comment fw -j FW-ACCEPT\nCOMMIT\n"
+    );
 }
 
 #[test]
