@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use xtask::lab::frame::{ACK, SYN, ip_frame, tcp, udp};
-use xtask::lab::{HOST, HOST_MAC, Lab, OUTSIDE, OUTSIDE_MAC, ask};
+use xtask::lab::{HOST, HOST_MAC, Lab, OUTSIDE, OUTSIDE_MAC, Server, ask};
 
 use crate::ground::{Ground, unlike_any_other};
 
@@ -38,9 +38,11 @@ fn w02_a_syn_is_never_a_reply() {
 fn w02_a_container_opens_no_ruled_udp_port() {
     let Some(ground) = Ground::start("w02_a_container_opens_no_ruled_udp_port") else { return };
     let lab = &ground.lab;
-    let server = lab.host().serve_udp("[::]:6000", "H").expect("a server");
-    let outside = lab.outside().serve_udp("[::]:5001", "R").expect("a server");
-    let attempt = || {
+    let servers = || {
+        let server = lab.host().serve_udp("[::]:6000", "H").expect("a server");
+        (server, lab.outside().serve_udp("[::]:5001", "R").expect("a server"))
+    };
+    let attempt = |server: &Server, outside: &Server| {
         // What R sent to port 6000 last time would make MASQUERADE choose another port.
         forget(lab);
         let asked = unlike_any_other("W02");
@@ -59,13 +61,19 @@ fn w02_a_container_opens_no_ruled_udp_port() {
         lab.outside().send_frame("eth0", &ip_frame(HOST_MAC, OUTSIDE_MAC, &packet)).expect("a frame");
         server.hears(&answer, SHORT)
     };
-    assert!(attempt(), "without fw the host's port 6000 hears it");
-    // It answered, too: as a connection from before, R would keep it.
+    // The two answer each other for ever: as a live connection fw would take that over.
+    let (server, outside) = servers();
+    assert!(attempt(&server, &outside), "without fw the host's port 6000 hears it");
+    drop((server, outside));
     forget(lab);
     let _daemon = ground.fw();
+    let (server, outside) = servers();
     ground.at_both_settings(|bridge_netfilter| {
         let dropped = ground.drops_during("uplink_ingress", "source-not-allowed", || {
-            assert!(!attempt(), "the container has opened the host's port 6000 ({bridge_netfilter})");
+            assert!(
+                !attempt(&server, &outside),
+                "the container has opened the host's port 6000 ({bridge_netfilter})"
+            );
         });
         assert!(dropped >= 1);
     });
