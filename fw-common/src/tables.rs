@@ -411,25 +411,43 @@ pub struct LocalAddress {
     pub reserved: [u8; 3],
 }
 
-/// Key of map `ports`: a port of this host as the outside names it, before any NAT.
+/// Key of map `ports`: a port of this host as the outside names it, before any NAT; or one of a container that is
+/// addressed without NAT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
 #[repr(C)]
 pub struct PortKey {
-    /// A local address, or `0.0.0.0` / `::` for any one of that family. Looked up exact first, then any.
+    /// A local address, or `0.0.0.0` / `::` for any one of that family. Looked up exact first, then any. Or the address
+    /// of a container, which is never looked up as any.
     pub address: Address,
+    /// Of a container: the uplink by which alone the entry counts, 0 for all of them. Of a local address 0.
+    pub ifindex: u32,
     /// Port in host order; 0 for protocols without ports and for ICMP echo.
     pub port: u16,
-    /// IP protocol number; ICMP echo of both families stands under 1.
+    /// IP protocol number; ICMP echo of both families stands under 1. Of a container 0, with port 0, for all that it
+    /// may be asked for.
     pub proto: u8,
     /// Zero.
-    pub reserved: [u8; 5],
+    pub reserved: u8,
 }
 
 impl PortKey {
     /// The key of this service.
     #[inline(always)]
     pub const fn new(address: Address, proto: u8, port: u16) -> Self {
-        Self { address, port, proto, reserved: [0; 5] }
+        Self { address, ifindex: 0, port, proto, reserved: 0 }
+    }
+
+    /// The key of all services of a container.
+    #[inline(always)]
+    pub const fn all_of(address: Address) -> Self {
+        Self::new(address, 0, 0)
+    }
+
+    /// The key of the same service for what comes in by this uplink alone.
+    #[inline(always)]
+    #[must_use]
+    pub const fn by(self, ifindex: u32) -> Self {
+        Self { ifindex, ..self }
     }
 }
 
@@ -458,7 +476,7 @@ pub struct Port {
     pub sources: u8,
     /// 1 if Docker publishes exactly this address, protocol and port.
     pub published: u8,
-    /// 1 if being published is enough (`published = "open"`).
+    /// 1 if being published is enough (`published = "open"`, or Docker trusts the uplink).
     pub open: u8,
     /// The limit for new flows to this port, 0 if none.
     pub limit: u8,

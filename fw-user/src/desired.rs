@@ -169,6 +169,13 @@ pub fn desired_with(
     desired.state.tables.denied = prepared.denied.clone();
     let (zones, rules) = (&prepared.zones, &prepared.rules);
     rules::ports(policy, inventory, zones, rules, &labelled, &mut desired.state.tables.ports);
+    for rule in rules::cut_short(policy, inventory) {
+        desired.warnings.push(format!(
+            "rule `{rule}` names more than {} ports: at the own addresses of containers of networks in the gateway mode \
+             nat-unprotected it opens the first of them; name fewer, or publish them",
+            rules::MOST_DIRECT
+        ));
+    }
     outbound::rules(policy, zones, rules, &mut desired.state.tables.outbound);
     outbound::limits(policy, rules, &current.tables.limits, &mut desired)?;
     outbound::owners(current, &mut desired.state.tables.interfaces);

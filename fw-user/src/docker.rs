@@ -24,7 +24,7 @@ use tokio::time::timeout;
 pub use self::error::DockerError;
 use self::snapshot::BridgeOptions;
 pub use self::snapshot::{
-    DockerContainer, DockerEndpoint, DockerNetwork, DockerSnapshot, Exposed, GatewayMode, Published,
+    DockerContainer, DockerEndpoint, DockerNetwork, DockerSnapshot, Exposed, GatewayMode, Published, Routed,
     Transport,
 };
 use crate::inventory::Mac;
@@ -377,17 +377,20 @@ fn inspected(
     }
     let id = found.id.ok_or_else(|| answer(what, "it has no id"))?;
     let settings = found.network_settings.ok_or_else(|| answer(what, "it has no network settings"))?;
-    let mut published = BTreeSet::new();
+    let (mut published, mut routed) = (BTreeSet::new(), BTreeSet::new());
     for (port, bindings) in settings.ports.unwrap_or_default() {
         let (number, protocol) = container_port(what, &port)?;
         for binding in bindings.unwrap_or_default() {
-            // Docker names no host port where it leads none here, as in the gateway mode `routed`.
+            let hosts = host_addresses(what, binding.host_ip.as_deref())?;
+            // Docker names no host port where it leads none here: in the gateway mode `routed`.
             let host_port = binding.host_port.as_deref().unwrap_or_default();
             if matches!(host_port, "" | "0") {
+                let port = Exposed { protocol, port: number };
+                routed.extend(hosts.iter().map(|host| Routed { ipv6: host.is_ipv6(), port }));
                 continue;
             }
             let host_port = host_port.parse().map_err(|_| answer(what, &format!("host port {host_port}")))?;
-            for host in host_addresses(what, binding.host_ip.as_deref())? {
+            for host in hosts {
                 published.insert(Published { host, protocol, host_port, container_port: number });
             }
         }
@@ -409,6 +412,7 @@ fn inspected(
         network_mode: network_mode.unwrap_or_default(),
         endpoints: endpoints(what, settings.networks)?,
         published: published.into_iter().collect(),
+        routed: routed.into_iter().collect(),
         exposed: exposed.into_iter().collect(),
         links: links
             .iter()
@@ -429,13 +433,21 @@ fn linked_name(link: &str) -> Option<String> {
 /// A container from the list alone, without its process and its links.
 fn listed(what: &str, found: models::ContainerSummary) -> Result<DockerContainer, DockerError> {
     let id = found.id.clone().ok_or_else(|| answer(what, "it has no id"))?;
-    let mut published = BTreeSet::new();
+    let (mut published, mut routed) = (BTreeSet::new(), BTreeSet::new());
     for port in found.ports.iter().flatten() {
         let protocol = port.typ.map(|protocol| protocol.to_string());
         let protocol = protocol.as_deref().and_then(Transport::named);
-        let (Some(protocol), Some(host_port)) = (protocol, port.public_port) else { continue };
-        for host in host_addresses(what, port.ip.as_deref())? {
-            published.insert(Published { host, protocol, host_port, container_port: port.private_port });
+        let Some(protocol) = protocol else { continue };
+        // One that is only exposed has no address.
+        let Some(host) = port.ip.as_deref() else { continue };
+        for host in host_addresses(what, Some(host))? {
+            let container_port = port.private_port;
+            if let Some(host_port) = port.public_port {
+                published.insert(Published { host, protocol, host_port, container_port });
+            } else {
+                let port = Exposed { protocol, port: container_port };
+                routed.insert(Routed { ipv6: host.is_ipv6(), port });
+            }
         }
     }
     Ok(DockerContainer {
@@ -446,6 +458,7 @@ fn listed(what: &str, found: models::ContainerSummary) -> Result<DockerContainer
         network_mode: found.host_config.and_then(|config| config.network_mode).unwrap_or_default(),
         endpoints: endpoints(what, found.network_settings.and_then(|settings| settings.networks))?,
         published: published.into_iter().collect(),
+        routed: routed.into_iter().collect(),
         exposed: Vec::new(),
         links: Vec::new(),
     })

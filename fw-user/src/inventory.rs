@@ -4,6 +4,7 @@
 //! of an inventory (`network`, `endpoint`) hold for that inventory only.
 
 mod belief;
+mod direct;
 mod mac;
 
 use std::cmp::Reverse;
@@ -14,6 +15,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 pub use self::belief::{Evidence, believe};
+pub use self::direct::DirectPort;
 pub use self::mac::{Mac, NotAMac};
 use crate::docker::{DockerContainer, DockerNetwork, DockerSnapshot, Exposed, GatewayMode, Transport};
 use crate::netlink::{ContainerLink, HostSnapshot, Link, LinkKind, LocalAddress};
@@ -28,6 +30,8 @@ pub struct Inventory {
     pub endpoints: Vec<Endpoint>,
     /// Ports of the host that Docker leads to containers, by host address, protocol and port.
     pub published: Vec<PublishedPort>,
+    /// Services that are reached at a container's own address, without NAT, sorted.
+    pub direct: Vec<DirectPort>,
     /// Which containers Docker's legacy `--link` leads to ports of others, sorted.
     pub linked: Vec<Linked>,
     /// Addresses of this host, by link.
@@ -161,6 +165,9 @@ impl Inventory {
         assign_ports(&mut networks, &endpoints);
         Self {
             published: published(&managed, containers, &endpoints),
+            direct: docker
+                .map(|docker| direct::direct(docker, &managed, &endpoints, host))
+                .unwrap_or_default(),
             linked: linked(&networks, containers, &endpoints),
             networks,
             endpoints,

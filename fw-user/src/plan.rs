@@ -34,12 +34,13 @@
 //! port opens or closes; by a new hook, which drops what the old tables say until they are gone; by the hook of a device
 //! that is an uplink no more, until it goes; and on a device that takes another role, where the old hook drops everything
 //! until the new one is there and it has gone; from a port that leaves its bridge; to a network that comes or
-//! goes and is reached; from a container under terms of its own, while its network begins or
-//! ceases to allow spoofing. And one may pass that neither lets through: from a container to
+//! goes and is reached, or has containers that are addressed without NAT; from a container under terms of its own, while
+//! its network begins or ceases to allow spoofing. And one may pass that neither lets through: from a container to
 //! an address that becomes or ceases to be the host's, while what the container may open to the host and to the outside
 //! changes, too; from a network that begins or ceases to reach another one, while it begins or ceases
 //! to allow spoofing, or its containers to be known;
-//! from a container that may less than its network, before its port has its hook; and from a port that leaves its
+//! from a container to one that is addressed without NAT, while what the one may open and what is open at the other
+//! change; from a container that may less than its network, before its port has its hook; and from a port that leaves its
 //! bridge while the terms of that network change.
 
 use std::cmp::Ordering;

@@ -275,6 +275,7 @@ fn ports(state: &State, names: Names<'_>) -> Vec<Row> {
         .map(|(key, port)| {
             row(json!({
                 "address": local(&key.address),
+                "by": (key.ifindex != 0).then_some(key.ifindex),
                 "proto": protocol(key.proto),
                 "port": key.port,
                 "rule": (port.rule != 0).then(|| names.of(name_kind::RULE, port.rule)),

@@ -2,11 +2,14 @@
 
 use bytemuck::Zeroable as _;
 
-use super::inbound::{answers, record};
+use super::inbound::{answers, record, record_direct};
+use super::service::{Access, asks_for_service, find_direct};
 use super::{Workspace, apart, is_for};
 use crate::address::Address;
 use crate::flow::owner;
-use crate::tables::{Endpoint, Interface, LocalKey, Network, ReachKey, Route, Tables, Terms, egress, role};
+use crate::tables::{
+    Endpoint, Interface, LocalKey, Network, PortKey, ReachKey, Route, Tables, Terms, egress, role,
+};
 use crate::verdict::{Hook, Mark, Reason, Verdict};
 use crate::wire::{
     Arp, Arrival, Audience, Bytes, Fragment, Frame, Packet, ethertype, icmp, open, parse, proto,
@@ -343,7 +346,7 @@ fn destination<T: Tables, B: Bytes + ?Sized>(
                 Verdict::pass(Reason::SameNetwork)
             }
         }
-        Some(subnet) => to_network(sender, subnet.network, bytes, tables, work),
+        Some(subnet) => to_network(sender, subnet.network, terms, bytes, tables, work),
         None if internal => Verdict::drop(Reason::Internal),
         None => to_outside(sender, terms, bytes, tables, work),
     }
@@ -421,11 +424,14 @@ fn to_host<T: Tables, B: Bytes + ?Sized>(
     Verdict::drop(Reason::HostDenied)
 }
 
-/// To another managed network: only one that the sender's may reach, or in answer to one that may reach the sender's.
+/// To another managed network: only one that the sender's may reach, or in answer to one that may reach the sender's; or
+/// to a container port that is open to it as to the outside, for it is reached without NAT. That goes unmarked, as the
+/// running Docker has it.
 #[inline(always)]
 fn to_network<T: Tables, B: Bytes + ?Sized>(
     sender: &Sender,
     network: u32,
+    terms: &Terms,
     bytes: &B,
     tables: &T,
     work: &mut Workspace,
@@ -439,6 +445,24 @@ fn to_network<T: Tables, B: Bytes + ?Sized>(
     }
     if answers(bytes, tables, work) {
         return Verdict::accept(Reason::Answer).marked(mark);
+    }
+    let packet = &work.packet;
+    if sender.network.internal == 0
+        && packet.fragment() != Fragment::Later
+        && asks_for_service(packet)
+        && may_open(terms, &packet.destination, tables)
+    {
+        let at = PortKey::new(packet.destination, packet.service_proto(), packet.destination_port);
+        let service = find_direct(tables, &at, &packet.source);
+        let reason = match service.access {
+            Access::Rule => Some(Reason::AllowRule),
+            Access::Open => Some(Reason::PublishedOpen),
+            Access::SourceNotAllowed | Access::Closed => None,
+        };
+        if let Some(reason) = reason {
+            record_direct(tables, packet);
+            return Verdict::accept(reason).by(service.rule);
+        }
     }
     Verdict::drop(Reason::Isolation)
 }

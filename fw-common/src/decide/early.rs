@@ -70,7 +70,7 @@ pub(super) fn coming_in<T: Tables, B: Bytes + ?Sized>(
     }
     let verdict = match destination {
         Some(Destination::Ours) => to_us(bytes, tables, work, Flows::Kept),
-        Some(Destination::Container) => to_container(bytes, tables, work, Flows::Kept),
+        Some(Destination::Container) => to_container(bytes, tables, work, interface.l3_device, Flows::Kept),
         Some(Destination::Elsewhere) | None => LATER,
     };
     if verdict.action == Action::Drop { verdict } else { LATER }

@@ -91,6 +91,13 @@ fn follows_answer<T: Tables>(tables: &T, packet: &Packet) -> bool {
     recall(tables, packet).is_some()
 }
 
+/// Records a packet that another network's container may send to this one, and remembers its first fragment.
+#[inline(never)]
+pub(super) fn record_direct<T: Tables>(tables: &T, packet: &Packet) {
+    record(tables, packet, owner::CONTAINER);
+    remember(tables, packet, Mark::None);
+}
+
 /// What it is marked with the fragments that follow work out for themselves: it is their addresses that tell.
 #[inline(never)]
 fn remember_answer<T: Tables>(tables: &T, packet: &Packet) {

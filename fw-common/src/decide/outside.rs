@@ -7,10 +7,10 @@ use bytemuck::Zeroable;
 use super::budget::make_room;
 use super::fragments::{recall, remember};
 use super::limit::exceeded;
-use super::service::{Access, Service, asks_for_service, find};
+use super::service::{Access, Service, asks_for_service, find, find_direct};
 use super::{Workspace, is_for, is_unicast, outbound};
 use crate::flow::{Flow, FlowKey, counted, owner, state};
-use crate::tables::{Interface, LocalKey, Route, Tables, role};
+use crate::tables::{Interface, LocalKey, PortKey, Route, Tables, role};
 use crate::verdict::{Action, Hook, Mark, Reason, Verdict};
 use crate::wire::{
     Arrival, Audience, Bytes, Fragment, Frame, Packet, ethertype, icmp, inner_of_error, open, parse, proto,
@@ -55,7 +55,7 @@ pub(super) fn coming_in<T: Tables, B: Bytes + ?Sized>(
     }
     match destination {
         Destination::Ours => to_us(bytes, tables, work, Flows::Renewed),
-        Destination::Container => to_container(bytes, tables, work, Flows::Renewed),
+        Destination::Container => to_container(bytes, tables, work, interface.l3_device, Flows::Renewed),
         Destination::Elsewhere => Verdict::pass(Reason::NotOurs),
     }
 }
@@ -170,11 +170,13 @@ pub(super) fn is_for_one<T: Tables>(
             .is_some_and(|local| local.broadcast == 0)
 }
 
+/// To a container's own address, in by the uplink `by`: replies, and what Docker leads there without NAT.
 #[inline(always)]
 pub(super) fn to_container<T: Tables, B: Bytes + ?Sized>(
     bytes: &B,
     tables: &T,
     work: &mut Workspace,
+    by: u32,
     flows: Flows,
 ) -> Verdict {
     let Workspace { packet, inner, .. } = work;
@@ -184,21 +186,48 @@ pub(super) fn to_container<T: Tables, B: Bytes + ?Sized>(
             None => Verdict::drop(Reason::UnknownFragment),
         };
     }
-    let reason = if packet.is_icmp_error() {
-        if related(bytes, tables, packet, inner, false).is_none() {
+    let accepted = if packet.is_icmp_error() {
+        if related(bytes, tables, packet, inner, by).is_none() {
             return Verdict::drop(Reason::UnrelatedError);
         }
-        Reason::RelatedError
+        Verdict::accept(Reason::RelatedError)
+    } else if reply(tables, packet, None, flows).is_some() {
+        Verdict::accept(Reason::Reply)
     } else {
-        if reply(tables, packet, None, flows).is_none() {
-            return Verdict::drop(Reason::DirectAccess);
+        let verdict = direct(tables, packet, by, flows);
+        if verdict.action == Action::Drop {
+            return verdict;
         }
-        Reason::Reply
+        verdict
     };
     let known = tables.endpoint(&packet.destination).is_some();
     let mark = if known { Mark::In } else { Mark::None };
     remember(tables, packet, mark);
-    Verdict::accept(reason).marked(mark)
+    accepted.marked(mark)
+}
+
+/// A service at a container's own address: in the gateway modes routed and nat-unprotected, or by an uplink that Docker
+/// trusts.
+#[inline(always)]
+fn direct<T: Tables>(tables: &T, packet: &Packet, by: u32, flows: Flows) -> Verdict {
+    if !asks_for_service(packet) {
+        return Verdict::drop(Reason::DirectAccess);
+    }
+    let at = PortKey::new(packet.destination, packet.service_proto(), packet.destination_port).by(by);
+    let service = find_direct(tables, &at, &packet.source);
+    if service.is_allowed() && service.limit != 0 && flows == Flows::Renewed {
+        let rule = exceeded(tables, packet, service.limit);
+        if rule != 0 {
+            return Verdict::drop(Reason::OverLimit).by(rule);
+        }
+    }
+    match service.access {
+        Access::Rule => Verdict::accept(Reason::AllowRule).by(service.rule),
+        Access::Open => Verdict::accept(Reason::PublishedOpen),
+        Access::SourceNotAllowed => Verdict::drop(Reason::SourceNotAllowed).by(service.rule),
+        Access::Closed if service.known => Verdict::drop(Reason::PortNotAllowed),
+        Access::Closed => Verdict::drop(Reason::DirectAccess),
+    }
 }
 
 #[inline(always)]
@@ -213,7 +242,7 @@ pub(super) fn to_us<T: Tables, B: Bytes + ?Sized>(
         return Verdict::pass(Reason::LaterFragment);
     }
     if packet.is_icmp_error() {
-        return match related(bytes, tables, packet, inner, true) {
+        return match related(bytes, tables, packet, inner, 0) {
             Some(mark) => Verdict::accept(Reason::RelatedError).marked(mark),
             None => Verdict::drop(Reason::UnrelatedError),
         };
@@ -306,8 +335,8 @@ fn may_reply(packet: &Packet) -> bool {
     }
 }
 
-/// The mark for an ICMP error that concerns a flow of ours or, where `services` can be asked for, an allowed one;
-/// `None` if it concerns neither. At a container's own address there is no service: rules name ports of the host.
+/// The mark for an ICMP error that concerns a flow of ours or an allowed service; `None` if it concerns neither.
+/// `by` is the uplink by which it came to a container's own address, 0 if it came to one of the host's.
 ///
 /// The quoted packet is one that we sent: its source must be the address to which the error comes, or a forged quote
 /// could steer an error to another machine.
@@ -317,7 +346,7 @@ fn related<T: Tables, B: Bytes + ?Sized>(
     tables: &T,
     packet: &Packet,
     inner: &mut Packet,
-    services: bool,
+    by: u32,
 ) -> Option<Mark> {
     *inner = Packet::zeroed();
     if !inner_of_error(bytes, packet, inner) || inner.source != packet.destination {
@@ -332,10 +361,15 @@ fn related<T: Tables, B: Bytes + ?Sized>(
     {
         return Some(mark_of(&flow));
     }
-    if inner.is_icmp() || !services {
+    if inner.is_icmp() {
         return None;
     }
-    let service = find(tables, &inner.source, inner.protocol, inner.source_port, &inner.destination);
+    let service = if by == 0 {
+        find(tables, &inner.source, inner.protocol, inner.source_port, &inner.destination)
+    } else {
+        let at = PortKey::new(inner.source, inner.protocol, inner.source_port).by(by);
+        find_direct(tables, &at, &inner.destination)
+    };
     let vouched = if service.published { Mark::In } else { Mark::None };
     service.is_allowed().then_some(vouched)
 }
@@ -462,7 +496,12 @@ enum Worth {
 fn worth<T: Tables>(tables: &T, interface: &Interface, packet: &Packet) -> Worth {
     let mut worth = Worth::Flow;
     if !packet.is_icmp() {
-        let service = find(tables, &packet.source, packet.protocol, packet.source_port, &packet.destination);
+        let service = if tables.subnet(&packet.source).is_some() {
+            let at = PortKey::new(packet.source, packet.protocol, packet.source_port).by(interface.l3_device);
+            find_direct(tables, &at, &packet.destination)
+        } else {
+            find(tables, &packet.source, packet.protocol, packet.source_port, &packet.destination)
+        };
         if service.is_allowed() {
             if service.limit == 0 || packet.protocol == proto::TCP {
                 return Worth::Nothing;

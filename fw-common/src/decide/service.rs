@@ -1,4 +1,4 @@
-//! Services of this host: rules for its ports, and who may use them.
+//! Services: rules for the ports of this host, and of containers that are addressed without NAT, and who may use them.
 
 use crate::address::Address;
 use crate::tables::{Port, PortKey, Tables, sources};
@@ -58,6 +58,31 @@ pub(super) fn find<T: Tables>(
         if let Some(entry) = tables.port(&key) {
             service.add(tables, &entry, peer, &mut zones);
         }
+    }
+    service
+}
+
+/// Looks up the service at a container's own address for `peer`, who comes in by the uplink that `at` names (0: from
+/// another network): the entry of the port, then that of all its ports, then what that uplink is trusted with.
+///
+/// Each entry says all by itself, unlike those of the host's ports: rules for any address are not asked.
+#[inline(never)]
+pub(super) fn find_direct<T: Tables>(tables: &T, at: &PortKey, peer: &Address) -> Service {
+    let mut service = Service::CLOSED;
+    let mut zones = None;
+    if let Some(entry) = tables.port(&at.by(0)) {
+        service.add(tables, &entry, peer, &mut zones);
+    }
+    if !service.is_allowed()
+        && let Some(entry) = tables.port(&PortKey::all_of(at.address))
+    {
+        service.add(tables, &entry, peer, &mut zones);
+    }
+    if !service.is_allowed()
+        && at.ifindex != 0
+        && let Some(entry) = tables.port(at)
+    {
+        service.add(tables, &entry, peer, &mut zones);
     }
     service
 }

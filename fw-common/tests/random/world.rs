@@ -177,7 +177,12 @@ fn sources(tables: &mut Memory, random: &mut Random) {
             open: u8::from(random.once_in(4)),
             limit: limit(random),
         };
-        tables.ports.insert(PortKey::new(address, protocol, port), entry);
+        let key = match random.below(8) {
+            0 => PortKey::all_of(address),
+            1 => PortKey::new(address, protocol, port).by(random.pick(&DEVICES)),
+            _ => PortKey::new(address, protocol, port),
+        };
+        tables.ports.insert(key, entry);
     }
     for _ in 0..random.below(6) {
         tables.denied.insert(prefix(random), DenyRule { rule: random.below(RULES as usize) as u32 });

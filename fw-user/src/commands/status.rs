@@ -352,6 +352,7 @@ fn exposure(state: &State, names: Names<'_>, inventory: &Inventory) -> Vec<Row> 
             },
             "ports": match key.proto {
                 proto::ICMP => "echo".to_owned(),
+                0 => "all".to_owned(),
                 _ => key.port.to_string(),
             },
             "from": match port.sources & !sources::ALONE {
@@ -359,6 +360,7 @@ fn exposure(state: &State, names: Names<'_>, inventory: &Inventory) -> Vec<Row> 
                 _ => json!("any"),
             },
             "why": match port.rule {
+                0 if key.ifindex != 0 => "an interface that Docker trusts".to_owned(),
                 0 => "published = \"open\"".to_owned(),
                 rule => format!("rule {}", names.of(name_kind::RULE, rule)),
             },
@@ -398,8 +400,11 @@ fn leads_to(inventory: &Inventory, key: &PortKey) -> String {
             && (any || address == key.address)
             && !address.is_loopback()
     });
-    let containers: Vec<String> =
+    let mut containers: Vec<String> =
         published.map(|published| format!("{}:{}", published.container, published.container_port)).collect();
+    // At a container's own address a port leads to itself.
+    let direct = inventory.direct.iter().find(|direct| Address::from(direct.address) == key.address);
+    containers.extend(direct.map(|direct| direct.container.clone()));
     if containers.is_empty() { "host".to_owned() } else { containers.join(", ") }
 }
 

@@ -88,7 +88,8 @@ fn holds(limit: &Limit, port: u16) -> bool {
     limit.proto == Proto::Icmp || limit.ports.iter().any(|range| range.ports().contains(&port))
 }
 
-fn number(proto: Proto) -> u8 {
+/// The protocol's number.
+pub(super) fn number(proto: Proto) -> u8 {
     match proto {
         Proto::Tcp => proto::TCP,
         Proto::Udp => proto::UDP,

@@ -8,9 +8,9 @@ use fw_common::wire::proto;
 
 use super::labels::Labelled;
 use super::zones::Zones;
-use super::{DesiredError, RuleIds, any_keys, prefix_of};
+use super::{DesiredError, RuleIds, any_keys, outbound, prefix_of};
 use crate::docker::Transport;
-use crate::inventory::Inventory;
+use crate::inventory::{DirectPort, Inventory};
 use crate::plan::State;
 use crate::policy::{Allow, Policy, Proto, Published, Sources, table_prefixes};
 
@@ -75,17 +75,79 @@ pub(super) fn ports(
         port.published |= u8::from(published.target.is_some());
         port.open |= u8::from(policy.uplink.published == Published::Open);
     }
+    let mut allow = |key: PortKey, rule: &Allow| {
+        let id = ids.get(&rule.name).copied().unwrap_or(0);
+        merge(table.entry(key).or_insert(NOTHING), rule, zones, id);
+    };
     for rule in &policy.allow {
         for key in keys(rule) {
-            merge(
-                table.entry(key).or_insert(NOTHING),
-                rule,
-                zones,
-                ids.get(&rule.name).copied().unwrap_or(0),
-            );
+            allow(key, rule);
+        }
+    }
+    // What is reached at a container's own address has entries that say all by themselves.
+    for direct in &inventory.direct {
+        let address = Address::from(direct.address);
+        for rule in &policy.allow {
+            for key in direct_keys(address, direct, rule) {
+                allow(key, rule);
+            }
+        }
+    }
+    for direct in &inventory.direct {
+        let address = Address::from(direct.address);
+        let open = u8::from(policy.uplink.published == Published::Open);
+        let services = match (direct.port, direct.by) {
+            (Some(port), Some(link)) => {
+                let at = PortKey::new(address, number_of(port.protocol), port.port);
+                vec![(at.by(link), 1)]
+            }
+            // Docker lets every ICMP message through to what is routed.
+            (Some(port), None) => vec![
+                (PortKey::new(address, number_of(port.protocol), port.port), open),
+                (PortKey::new(address, proto::ICMP, 0), open),
+            ],
+            (None, _) => vec![(PortKey::all_of(address), open)],
+        };
+        for (key, open) in services {
+            let port = table.entry(key).or_insert(NOTHING);
+            port.published = 1;
+            port.open |= open;
         }
     }
     labelled.narrow(policy, inventory, zones, table);
+}
+
+/// The services at a container's address that a rule opens: those that Docker leads there; where that is all of them, every
+/// one that the rule names, up to a number of ports.
+fn direct_keys(address: Address, direct: &DirectPort, rule: &Allow) -> Vec<PortKey> {
+    let at = |number, port| PortKey::new(address, number, port);
+    match (rule.proto, direct.port, direct.by) {
+        (_, _, Some(_)) => Vec::new(),
+        (Proto::Icmp, ..) => vec![at(proto::ICMP, 0)],
+        (proto, Some(port), None) => {
+            let named = outbound::number(proto) == number_of(port.protocol)
+                && rule.ports.iter().any(|range| range.ports().contains(&port.port));
+            if named { vec![at(outbound::number(proto), port.port)] } else { Vec::new() }
+        }
+        (proto, None, None) => {
+            let ports = rule.ports.iter().flat_map(|range| range.ports());
+            ports.take(MOST_DIRECT).map(|port| at(outbound::number(proto), port)).collect()
+        }
+    }
+}
+
+/// Of a rule for more ports than these, so many are opened at the own address of a container in the gateway mode
+/// nat-unprotected: each takes an entry for each container.
+pub(super) const MOST_DIRECT: usize = 1024;
+
+/// Rules of which not every port is opened at the addresses of containers that have all of theirs open.
+pub(super) fn cut_short<'p>(policy: &'p Policy, inventory: &Inventory) -> Vec<&'p str> {
+    if !inventory.direct.iter().any(|direct| direct.port.is_none()) {
+        return Vec::new();
+    }
+    let long =
+        |rule: &&Allow| rule.ports.iter().map(|range| range.ports().len()).sum::<usize>() > MOST_DIRECT;
+    policy.allow.iter().filter(long).map(|rule| rule.name.as_str()).collect()
 }
 
 fn keys(rule: &Allow) -> Vec<PortKey> {

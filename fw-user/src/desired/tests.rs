@@ -14,7 +14,7 @@ use fw_common::wire::proto;
 
 use super::*;
 use crate::docker::{Exposed, GatewayMode, Transport};
-use crate::inventory::{Linked, PublishedPort, PublishedTarget};
+use crate::inventory::{DirectPort, Linked, PublishedPort, PublishedTarget};
 use crate::netlink::{Link, LinkKind};
 use crate::plan::plan;
 

@@ -89,6 +89,9 @@ pub struct DockerContainer {
     pub endpoints: Vec<DockerEndpoint>,
     /// Ports that Docker has opened on the host for it, sorted, each once.
     pub published: Vec<Published>,
+    /// Ports of it that Docker publishes without leading a port of the host there, sorted, each once: in the gateway
+    /// mode `routed` they are reached at its own address.
+    pub routed: Vec<Routed>,
     /// Ports that it or its image exposes, sorted; what containers that are linked to it may reach.
     pub exposed: Vec<Exposed>,
     /// Names of the containers that it was started with `--link` to, sorted; legacy, on the default network alone.
@@ -102,6 +105,15 @@ pub struct Exposed {
     pub protocol: Transport,
     /// Port, host byte order.
     pub port: u16,
+}
+
+/// A port of a container that is published at its own address, of one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Routed {
+    /// Whether that address is an IPv6 one.
+    pub ipv6: bool,
+    /// The port.
+    pub port: Exposed,
 }
 
 /// A container's place on a network.

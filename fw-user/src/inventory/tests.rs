@@ -1,7 +1,7 @@
 //! The inventory from literal snapshots.
 
 use super::*;
-use crate::docker::{DockerEndpoint, Published};
+use crate::docker::{DockerEndpoint, Published, Routed};
 
 #[test]
 fn a_container_is_found_behind_the_port_that_its_link_leads_to() {
@@ -126,6 +126,49 @@ fn published_ports_lead_over_the_network_with_the_default_route() {
     assert_eq!(leads_to(&docker), [Some(ip("172.18.0.2")), Some(ip("2001:db8::2"))]);
 }
 
+/// As Docker 28.5 answers for `-p 80 -p 81:81` on a routed and on a nat network.
+#[test]
+fn what_is_reached_without_nat_follows_the_gateway_mode() {
+    let (mut docker, mut host, links) = world();
+    host.links.push(Link::sample(2, "eth0", LinkKind::Physical, None));
+    docker.version = "28.5.2".into();
+    docker.containers[0].endpoints.remove(1);
+    let exposed = |port| Exposed { protocol: Transport::Tcp, port };
+    docker.containers[0].routed = [false, true].map(|ipv6| Routed { ipv6, port: exposed(90) }).to_vec();
+    let direct = |docker: &DockerSnapshot| {
+        let inventory = Inventory::new(Some(docker), &host, &links, &[]);
+        let of = |direct: DirectPort| (direct.address, direct.port, direct.by);
+        inventory.direct.into_iter().map(of).collect::<Vec<_>>()
+    };
+    let web = ip("172.18.0.2");
+    assert_eq!(direct(&docker), [], "in the mode nat");
+    docker.networks[0].trusted_interfaces = vec!["eth0".into(), "gone0".into()];
+    assert_eq!(
+        direct(&docker),
+        [(web, Some(exposed(80)), Some(2))],
+        "from a trusted link, what is published"
+    );
+    docker.containers[0].published = vec![any("127.0.0.1")];
+    assert_eq!(direct(&docker), [], "for nobody outside");
+    docker.containers[0].published = vec![any("0.0.0.0")];
+    docker.networks[0].gateway_mode_v6 = GatewayMode::Routed;
+    assert_eq!(direct(&docker).len(), 1, "each family by itself");
+    docker.networks[0].gateway_mode_v4 = GatewayMode::Routed;
+    assert_eq!(direct(&docker), [(web, Some(exposed(90)), None)]);
+    docker.networks[0].internal = true;
+    assert_eq!(direct(&docker), []);
+    docker.networks[0].internal = false;
+    // The other network has the default route: 28 routes nothing, 29 also what is published there.
+    docker.containers[0].endpoints.push(place("n2", "172.19.0.2"));
+    assert_eq!(direct(&docker), []);
+    docker.version = "29.0.0-rc.1".into();
+    assert_eq!(direct(&docker), [(web, Some(exposed(80)), None), (web, Some(exposed(90)), None)]);
+    docker.networks[0].gateway_mode_v4 = GatewayMode::NatUnprotected;
+    assert_eq!(direct(&docker), [(web, None, None)], "every port, whatever is published");
+    docker.networks[0].gateway_mode_v4 = GatewayMode::Isolated;
+    assert_eq!(direct(&docker), []);
+}
+
 #[test]
 fn the_policy_s_networks_stand_beside_docker_s_or_widen_them() {
     let (docker, mut host, links) = world();
@@ -190,6 +233,7 @@ pub(super) fn world() -> (DockerSnapshot, HostSnapshot, BTreeMap<u32, Vec<Contai
             network_mode: "front".into(),
             endpoints: vec![place("n1", "172.18.0.2"), place("n2", "172.19.0.2")],
             published: vec![any("0.0.0.0"), any("::"), any("::")],
+            routed: vec![],
             exposed: vec![],
             links: vec![],
         }],

@@ -156,6 +156,7 @@ fn moves(old: &State, new: &State, journey: &Journey) -> bool {
     journey.way.iter().any(changes)
         || is_ours(old) != is_ours(new)
         || (network(old) != network(new) && old.tables.reach != new.tables.reach)
+        || (network(old) != network(new) && direct(old, journey) != direct(new, journey))
         || ports.into_iter().any(icc_turns)
         || journey.way.first().is_some_and(|(_, arrival)| turns(arrival.ifindex))
 }
@@ -193,10 +194,25 @@ fn slips(old: &State, new: &State, journey: &Journey) -> bool {
     });
     let reach_turns = old.tables.reach != new.tables.reach
         && [old, new].iter().any(|state| longest(&state.tables.subnets, &journey.destination).is_some());
+    let stands = |state: &State, ifindex: u32| {
+        let interface = state.tables.interfaces.get(&ifindex).copied();
+        (interface, interface.and_then(|it| state.tables.networks.get(&it.network).copied()))
+    };
+    let sender_turns =
+        journey.way.iter().any(|(_, arrival)| stands(old, arrival.ifindex) != stands(new, arrival.ifindex));
     is_born
         || leaves
+        || (by_container && sender_turns && direct(old, journey) != direct(new, journey))
         || (by_container && reach_turns)
         || (by_container && (turns || is_ours(old) != is_ours(new)))
+}
+
+/// What is open at the container's own address to which the packet goes.
+fn direct(state: &State, journey: &Journey) -> Vec<(PortKey, Port)> {
+    let here = |(key, _): &(&PortKey, &Port)| key.address == journey.destination;
+    let entries = state.tables.ports.iter().filter(here);
+    let ours = packets::OURS.map(Address::v4).contains(&journey.destination);
+    entries.filter(|_| !ours).map(|(key, port)| (*key, *port)).collect()
 }
 
 /// Whether a packet passes every hook on its way; else the verdict that stops it.

@@ -14,6 +14,7 @@ pub(crate) mod packets;
 mod apart;
 mod bridge;
 mod container;
+mod direct;
 mod early;
 mod errors;
 mod essential;
@@ -69,6 +70,7 @@ pub(crate) fn cases() -> Vec<Case> {
             ("outside", outside::cases(family)),
             ("early", early::cases(family)),
             ("container", container::cases(family)),
+            ("direct", direct::cases(family)),
             ("neighbours", neighbours::cases(family)),
             ("apart", apart::cases(family)),
             ("bridge", bridge::cases(family)),

@@ -258,3 +258,57 @@ fn more_ports_than_the_table_holds_are_refused_with_advice() {
     assert_eq!((table, needed), ("ports", 4 * 65_535 + 5 * 60_000));
     assert!(refused.to_string().contains("write fewer or narrower port ranges"), "{refused}");
 }
+
+/// `docker run -p 80` in the gateway mode routed, `nat-unprotected`, and `trusted_host_interfaces`.
+#[test]
+fn what_is_reached_at_a_container_s_own_address_has_entries_of_its_own() {
+    let exposed = |port| Some(Exposed { protocol: Transport::Tcp, port });
+    let direct =
+        |address: &str, port, by| DirectPort { address: ip(address), port, by, container: "web".into() };
+    let mut inventory = world();
+    inventory.direct = vec![
+        direct("172.18.0.2", exposed(80), None),
+        direct("172.18.0.2", exposed(81), None),
+        direct("172.18.0.3", None, None),
+        direct("172.18.0.4", exposed(80), Some(7)),
+    ];
+    let rules = "
+        [[allow]]
+        name = \"web\"
+        proto = \"tcp\"
+        ports = [80, 443]
+        [[allow]]
+        name = \"wide\"
+        proto = \"udp\"
+        ports = [\"1-1025\"]
+        [[allow]]
+        name = \"ping\"
+        proto = \"icmp\"";
+    for (policy, open) in [(rules.to_owned(), 0), (format!("[uplink]\npublished = \"open\"\n{rules}"), 1)] {
+        let found = want(&policy, &inventory, &State::default());
+        let at = |key: PortKey| {
+            let port = found.state.tables.ports.get(&key)?;
+            assert_eq!(port.published, 1);
+            Some((port.sources, port.open))
+        };
+        let tcp = |text: &str, port| PortKey::new(address(text), proto::TCP, port);
+        let ping = |text: &str| PortKey::new(address(text), proto::ICMP, 0);
+        assert_eq!(at(tcp("172.18.0.2", 80)), Some((sources::ANY, open)), "published, and with a rule");
+        assert_eq!(at(tcp("172.18.0.2", 81)), Some((sources::NOBODY, open)), "published, without a rule");
+        assert_eq!(at(tcp("172.18.0.2", 443)), None, "with a rule, not published");
+        assert_eq!(at(ping("172.18.0.2")), Some((sources::ANY, open)));
+        assert_eq!(at(PortKey::all_of(address("172.18.0.2"))), None);
+        assert_eq!(at(PortKey::all_of(address("172.18.0.3"))), Some((sources::NOBODY, open)));
+        for port in [80, 443] {
+            let port = found.state.tables.ports[&tcp("172.18.0.3", port)];
+            assert_eq!((port.sources, port.open), (sources::ANY, 0), "a rule, and all ports");
+        }
+        let udp = |port| PortKey::new(address("172.18.0.3"), proto::UDP, port);
+        assert!(found.state.tables.ports.contains_key(&udp(1024)));
+        assert!(!found.state.tables.ports.contains_key(&udp(1025)), "no more of one rule");
+        assert!(found.warnings.iter().any(|warning| warning.contains("`wide`")), "{:?}", found.warnings);
+        assert_eq!(at(tcp("172.18.0.4", 80).by(7)), Some((sources::NOBODY, 1)), "Docker trusts the link");
+        assert_eq!(at(tcp("172.18.0.4", 80)), None, "and no other");
+        assert_eq!(at(ping("172.18.0.4")), None);
+    }
+}

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use crate::desired::desired;
 use crate::docker::{Exposed, GatewayMode, Transport};
-use crate::inventory::{self, Inventory, Linked, PublishedPort, PublishedTarget};
+use crate::inventory::{self, DirectPort, Inventory, Linked, PublishedPort, PublishedTarget};
 use crate::netlink::{Link, LinkKind, LocalAddress};
 use crate::plan::State;
 use crate::policy::Policy;
@@ -63,6 +63,8 @@ pub(super) struct Host {
     networks: [bool; 2],
     containers: [Container; 4],
     published: [Option<PublishedAt>; 2],
+    /// Whether c1's TCP 80 is reached at its own address, by everybody, as one of all its ports, by eth0 alone.
+    direct: [bool; 3],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -134,7 +136,11 @@ pub(super) fn any() -> impl Strategy<Value = Host> {
         [prop::bool::weighted(0.8), prop::bool::weighted(0.6)],
         [container(), container(), container(), container()],
         [prop::option::of(published()), prop::option::of(published())],
-        (prop::arbitrary::any::<[bool; 2]>(), prop::arbitrary::any::<[bool; 2]>()),
+        (
+            prop::arbitrary::any::<[bool; 2]>(),
+            prop::arbitrary::any::<[bool; 2]>(),
+            [prop::bool::weighted(0.5), prop::bool::weighted(0.2), prop::bool::weighted(0.5)],
+        ),
     );
     (policy, host).prop_map(|(policy, host)| {
         let (
@@ -149,7 +155,8 @@ pub(super) fn any() -> impl Strategy<Value = Host> {
             (terms, reach),
         ) = policy;
         let out = if restricted { out } else { [Who::Nobody; 3] };
-        let (wg0, second_address, networks, containers, published, ([apart, linked], labelled)) = host;
+        let (wg0, second_address, networks, containers, published, ([apart, linked], labelled, direct)) =
+            host;
         Host {
             observe,
             published_open,
@@ -170,6 +177,7 @@ pub(super) fn any() -> impl Strategy<Value = Host> {
             networks,
             containers,
             published,
+            direct,
         }
     })
 }
@@ -222,6 +230,7 @@ impl Host {
             networks: [true; 2],
             containers: [Container::Known, Container::Untold, Container::Gone, Container::Known],
             published: [Some(PublishedAt { exact: false, target: true }), None],
+            direct: [true, false, true],
         }
     }
 
@@ -358,6 +367,12 @@ impl Host {
                 container: "c11".into(),
                 target: target.then(|| PublishedTarget { endpoint: 0, address: [172, 18, 0, 2].into() }),
             });
+        }
+        let exposed = Some(Exposed { protocol: Transport::Tcp, port: 80 });
+        let ways = [(exposed, None), (None, None), (exposed, Some(ETH0))];
+        for ((port, by), _) in ways.into_iter().zip(self.direct).filter(|(_, there)| *there) {
+            let (address, container) = ([172, 18, 0, 2].into(), "c1".into());
+            inventory.direct.push(DirectPort { address, port, by, container });
         }
     }
 }
