@@ -9,6 +9,7 @@ pub mod doors;
 mod engine;
 pub mod frame;
 mod fw;
+pub mod generation;
 mod keeper;
 pub mod liar;
 pub mod meter;
@@ -34,6 +35,7 @@ use anyhow::{Context as _, Result};
 
 pub use docker::{Container, SOCKET, which};
 pub use fw::{BPFFS, Daemon, Drops, fw_binary};
+pub use generation::Generation;
 pub use place::Place;
 pub use probe::{Outcome, ask};
 pub use serve::{Heard, Server};
@@ -64,6 +66,8 @@ pub struct Options {
     pub bridge_netfilter: bool,
     /// Further arguments for dockerd.
     pub dockerd: Vec<String>,
+    /// Which Docker.
+    pub docker: Generation,
 }
 
 impl Default for Options {
@@ -74,6 +78,7 @@ impl Default for Options {
             forward_accept: false,
             bridge_netfilter: true,
             dockerd: Vec::new(),
+            docker: Generation::default(),
         }
     }
 }
@@ -104,6 +109,7 @@ impl Lab {
             options,
         };
         lab.wire().context("cannot wire the lab's host to its outside client")?;
+        lab.mount_docker()?;
         let proxy = format!("--userland-proxy={}", lab.options.userland_proxy);
         let arguments: Vec<_> = std::iter::once(proxy).chain(lab.options.dockerd.iter().cloned()).collect();
         lab.start_docker(&arguments).context("cannot start dockerd in the lab")?;

@@ -6,6 +6,7 @@ pub mod demo;
 pub mod equivalence;
 pub mod fuzz;
 pub mod lab;
+pub mod matrix;
 pub mod mutants;
 pub mod oracle;
 pub mod replace;

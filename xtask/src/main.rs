@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, coverage, demo, equivalence, fuzz, lab, mutants, oracle, setup, soak, test, tidy};
+use xtask::{
+    bench, coverage, demo, equivalence, fuzz, lab, matrix, mutants, oracle, setup, soak, test, tidy,
+};
 
 /// Set-up, checks and tests of fw.
 #[derive(Parser)]
@@ -36,6 +38,8 @@ enum Task {
     Bench(bench::Bench),
     /// Send the same packets at random to two hosts, one with iptables and one with fw, and compare what arrives.
     Oracle(oracle::Arguments),
+    /// Who reaches whom on each generation of Docker, without fw and with it, as one table.
+    Matrix(matrix::Arguments),
     /// Go on for minutes, to show what must not break.
     #[command(subcommand)]
     Soak(soak::Soak),
@@ -68,6 +72,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Mutants(arguments) => mutants::run(&arguments),
         Task::Bench(what) => bench::run(what),
         Task::Oracle(arguments) => oracle::command(&arguments),
+        Task::Matrix(arguments) => matrix::command(&arguments),
         Task::Soak(what) => soak::run(&what),
         Task::Lab(Lab::Clean) => lab::clean(),
         Task::Lab(Lab::Hold) => lab::hold(),

@@ -4,6 +4,7 @@
 //! A prebuilt `fw` needs none of this.
 
 mod packages;
+mod trees;
 
 use std::{
     fmt,
@@ -15,6 +16,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::Args;
 
+use crate::lab::Generation;
 use crate::workspace;
 
 /// What `cargo xtask setup` is told.
@@ -115,6 +117,11 @@ pub fn ensure(parts: &[Part]) -> anyhow::Result<()> {
         packages::ensure()?;
     }
     Ok(())
+}
+
+/// Installs these generations of Docker where they are missing, and says so.
+pub fn ensure_generations(generations: &[Generation]) -> anyhow::Result<()> {
+    generations.iter().try_for_each(|generation| trees::ensure(*generation))
 }
 
 /// Whether this process is root's, as whatever makes network namespaces or loads programs must be.

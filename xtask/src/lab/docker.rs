@@ -43,7 +43,8 @@ impl Container {
 impl Lab {
     /// Runs `docker …` against the lab's daemon; returns what it printed.
     pub fn docker(&self, arguments: &[&str]) -> Result<String> {
-        let mut argv = vec!["docker", "--config", "/run/lab/cli", "-H", SOCKET];
+        let mut argv = self.in_tree();
+        argv.extend(["docker", "--config", "/run/lab/cli", "-H", SOCKET]);
         argv.extend(arguments);
         Ok(self.host().run(&argv)?.trim().to_owned())
     }
@@ -99,13 +100,50 @@ impl Lab {
         Ok(name.with_context(|| format!("no port with index {index} for {}", container.name))?.to_owned())
     }
 
+    /// What makes a command that follows one of the generation under test.
+    fn in_tree(&self) -> Vec<&'static str> {
+        if self.options().docker.suite().is_some() { vec!["chroot", TREE] } else { Vec::new() }
+    }
+
+    /// What makes the tree the root of the dockerd that follows. In a mere chroot, `docker exec` would enter the root of
+    /// the mount namespace instead of the container's.
+    fn as_root_of_its_own(&self) -> String {
+        match self.options().docker.suite() {
+            Some(_) => format!(
+                "unshare --mount sh -ec 'cd {TREE}; pivot_root . mnt; umount -l /mnt; exec \"$@\"' in-tree"
+            ),
+            None => String::new(),
+        }
+    }
+
+    /// Shows the generation's tree at [`TREE`], with what dockerd asks of its host.
+    ///
+    /// The tree is shared and stays as it is. The mounts are the lab's own, and gone with it.
+    pub(super) fn mount_docker(&self) -> Result<()> {
+        let Some(tree) = self.options().docker.tree() else { return Ok(()) };
+        let tree = tree.canonicalize().with_context(|| {
+            let generation = self.options().docker;
+            format!("no Docker {generation} here; `cargo xtask matrix --docker {generation}` installs it")
+        })?;
+        self.host()
+            .script(&format!(
+                "mount --bind {tree} {TREE} && mount -o remount,bind,ro {TREE}
+                 for d in proc dev sys run; do mount --rbind /$d {TREE}/$d; done
+                 for d in tmp var/lib etc/docker; do mount -t tmpfs fwlab {TREE}/$d; done",
+                tree = tree.display()
+            ))
+            .with_context(|| format!("cannot show the lab the tree {}", tree.display()))
+            .map(drop)
+    }
+
     /// Starts dockerd and waits until it answers. Its own state lies in the lab's `/run`.
     pub(super) fn start_docker(&self, arguments: &[String]) -> Result<()> {
         let line = format!(
             "mkdir -p /run/lab/cli; echo '{{}}' >/run/lab/daemon.json; \
-             exec dockerd -H {SOCKET} --config-file /run/lab/daemon.json --data-root /run/lab/docker \
+             exec {} dockerd -H {SOCKET} --config-file /run/lab/daemon.json --data-root /run/lab/docker \
              --exec-root /run/lab/exec -p /run/lab/dockerd.pid --storage-driver vfs --cgroup-parent /{} \
              --default-address-pool base=10.200.0.0/16,size=24 {} >>/run/lab/dockerd.log 2>&1",
+            self.as_root_of_its_own(),
             self.name(),
             arguments.join(" ")
         );
@@ -129,8 +167,9 @@ impl Lab {
             .script(&format!(
                 "d=/run/lab/image; mkdir -p $d/bin $d/etc $d/tmp; cp {} $d/bin/busybox; \
                  for a in $($d/bin/busybox --list); do [ -e $d/bin/$a ] || ln -s busybox $d/bin/$a; done; \
-                 tar -C $d -c . | docker --config /run/lab/cli -H {SOCKET} import -c 'ENV PATH=/bin' - {IMAGE}; rm -r $d",
-                busybox.display()
+                 tar -C $d -c . | {} docker --config /run/lab/cli -H {SOCKET} import -c 'ENV PATH=/bin' - {IMAGE}; rm -r $d",
+                busybox.display(),
+                self.in_tree().join(" ")
             ))
             .context("cannot make the lab's image")
             .map(drop)
@@ -146,3 +185,5 @@ pub fn which(program: &str) -> Option<PathBuf> {
 /// The daemon's socket as `fw` and `docker` inside the lab are told.
 pub const SOCKET: &str = "unix:///run/docker.sock";
 const IMAGE: &str = "fwlab";
+/// Where a lab sees the tree of its Docker, if that is not this machine's own.
+const TREE: &str = "/mnt";

@@ -9,13 +9,23 @@
 //! | M | no masquerading | m1 |
 //! | 6A 6B 6I | IPv6 (6I internal) | x1 (publishes 8096), x2, y1, z1 |
 //! | default | icc = false | d1, svr, client (linked to svr) |
+//!
+//! With Docker 28 or later also, each of them reached in its own way:
+//!
+//! | network | what | containers |
+//! |---|---|---|
+//! | RT | routed, both families | r1 (publishes 80, 82) |
+//! | R4 | routed | w1 (publishes 80), whose default route is A's |
+//! | U | nat-unprotected | u1 (publishes 8097) |
+//! | O | internal, isolated | o1, o2 |
+//! | T | nat, trusts the uplink | t1 (publishes 8098) |
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 
-use super::{Container, Lab, Server};
+use super::{Container, Generation, Lab, Server};
 
 /// The inhabitants of a lab.
 #[derive(Debug)]
@@ -35,12 +45,23 @@ impl Town {
         for (name, options) in CONTAINERS {
             containers.insert(*name, lab.container(name, options)?);
         }
+        if lab.options().docker >= Generation::V28_5 {
+            for (name, options) in MODES {
+                lab.network(name, options)?;
+            }
+            let trusted = format!("com.docker.network.bridge.trusted_host_interfaces={}", lab.uplink());
+            lab.network("T", &["--subnet", "10.7.8.0/24", "-o", &trusted])?;
+            for (name, options) in MODES_CONTAINERS {
+                containers.insert(*name, lab.container(name, options)?);
+            }
+            lab.docker(&["network", "connect", "--ip", "10.7.4.9", "R4", "w1"])?;
+        }
         for name in ["i1", "i2"] {
             lab.docker(&["exec", name, "ip", "route", "replace", "default", "via", "10.3.0.1"])?;
         }
         let mut others = Vec::new();
         for (name, container) in &containers {
-            for port in [80, 81] {
+            for port in [80, 81, 82, 83] {
                 others.push(container.place.serve_tcp(&format!("[::]:{port}"), name)?);
             }
         }
@@ -172,4 +193,42 @@ const CONTAINERS: &[(&str, &[&str])] = &[
     ("d1", &[]),
     ("svr", &["--expose=80"]),
     ("client", &["--link=svr:alias"]),
+];
+
+const MODES: &[(&str, &[&str])] = &[
+    (
+        "RT",
+        &[
+            "--subnet",
+            "10.7.1.0/24",
+            "--ipv6",
+            "--subnet",
+            "2001:db8:7::/64",
+            "-o",
+            "com.docker.network.bridge.gateway_mode_ipv4=routed",
+            "-o",
+            "com.docker.network.bridge.gateway_mode_ipv6=routed",
+        ],
+    ),
+    ("R4", &["--subnet", "10.7.4.0/24", "-o", "com.docker.network.bridge.gateway_mode_ipv4=routed"]),
+    ("U", &["--subnet", "10.7.5.0/24", "-o", "com.docker.network.bridge.gateway_mode_ipv4=nat-unprotected"]),
+    (
+        "O",
+        &[
+            "--subnet",
+            "10.7.6.0/24",
+            "--internal",
+            "-o",
+            "com.docker.network.bridge.gateway_mode_ipv4=isolated",
+        ],
+    ),
+];
+
+const MODES_CONTAINERS: &[(&str, &[&str])] = &[
+    ("r1", &["--network=RT", "-p=80", "-p=82"]),
+    ("w1", &["--network=A", "-p=80"]),
+    ("u1", &["--network=U", "-p=8097:80"]),
+    ("o1", &["--network=O"]),
+    ("o2", &["--network=O"]),
+    ("t1", &["--network=T", "-p=8098:80"]),
 ];

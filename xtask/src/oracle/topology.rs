@@ -131,6 +131,7 @@ impl Topology {
             forward_accept: self.forward_accept,
             bridge_netfilter: self.bridge_netfilter,
             dockerd: vec!["--bip".to_owned(), format!("10.{DEFAULT_NUMBER}.0.1/24")],
+            ..Options::default()
         }
     }
 

@@ -1,42 +1,63 @@
-//! The rows: who tries to reach whom, what stock Docker 20.10.24 does, what has to become of it.
+//! The rows: who tries to reach whom, what stock Docker does, what has to become of it.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use xtask::lab::frame::{ip_frame, udp};
-use xtask::lab::{HOST, HOST_MAC, HOST6, Lab, OUTSIDE, OUTSIDE_MAC, Outcome, Town, ask};
+
+use super::later;
+use crate::lab::frame::{ip_frame, udp};
+use crate::lab::{Generation, HOST, HOST_MAC, HOST6, Lab, OUTSIDE, OUTSIDE_MAC, Outcome, Town, ask};
 
 /// Hook and reason of a drop.
-pub(crate) type Counter = (&'static str, &'static str);
+pub(super) type Counter = (&'static str, &'static str);
 
 /// One line of the matrix.
 #[derive(Clone, Copy)]
-pub(crate) struct Row {
+pub struct Row {
     /// As in the reliability matrix; parts of one row have letters.
-    pub(crate) id: &'static str,
+    pub id: &'static str,
     /// Who does what.
-    pub(crate) what: &'static str,
-    /// With dockerd 20.10.24 alone.
-    pub(crate) stock: Expect,
+    pub what: &'static str,
+    /// With Docker alone; [`SINCE`] says where later generations differ from 20.10.
+    pub stock: Expect,
     /// With fw.
-    pub(crate) target: Expect,
+    pub target: Expect,
     /// The counter that shows that fw closed it; none where Docker or the kernel does.
-    pub(crate) counter: Option<Counter>,
+    pub counter: Option<Counter>,
     /// For a row that stock Docker closes too: a row that shows that the way is there.
-    pub(crate) twin: Option<&'static str>,
+    pub twin: Option<&'static str>,
     /// With which others it may run.
-    pub(crate) when: When,
+    pub when: When,
     /// Whether Docker can only do this when bridged packets visit iptables.
-    pub(crate) needs_bridge_netfilter: bool,
+    pub needs_bridge_netfilter: bool,
+    /// The first generation that has what it asks for.
+    pub since: Generation,
     /// The probe.
-    pub(crate) act: fn(&Lab, &Town) -> Result<Outcome>,
+    pub act: fn(&Lab, &Town) -> Result<Outcome>,
+}
+
+impl Row {
+    /// Why this generation is not asked.
+    pub fn missing_in(&self, generation: Generation) -> String {
+        if generation < self.since {
+            format!("what these rows ask for came after {generation}")
+        } else {
+            "not asked".to_owned()
+        }
+    }
+
+    /// As this generation has it.
+    fn on(self, generation: Generation) -> Self {
+        let differs = SINCE.iter().rev().find(|(id, since, _)| *id == self.id && *since <= generation);
+        Self { stock: differs.map_or(self.stock, |(.., stock)| *stock), ..self }
+    }
 }
 
 /// With which other rows a row may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum When {
+pub enum When {
     /// With any, under FORWARD policy DROP.
     Together,
     /// With others that want FORWARD policy ACCEPT.
@@ -47,7 +68,7 @@ pub(crate) enum When {
 
 /// What a row has to give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Expect {
+pub enum Expect {
     /// The server of this name answers (empty: whoever).
     Reach(&'static str),
     /// Nothing comes back.
@@ -60,12 +81,12 @@ pub(crate) enum Expect {
 
 impl Expect {
     /// Whether it is an open row.
-    pub(crate) fn is_reach(self) -> bool {
+    pub fn is_reach(self) -> bool {
         matches!(self, Self::Reach(_))
     }
 
     /// Whether `outcome` is what was expected.
-    pub(crate) fn met_by(self, outcome: &Outcome) -> bool {
+    pub fn met_by(self, outcome: &Outcome) -> bool {
         match self {
             Self::Reach("") => outcome.reached(),
             Self::Reach(name) => outcome.reached_at(name),
@@ -87,23 +108,49 @@ impl fmt::Display for Expect {
     }
 }
 
-/// All rows for a host with docker-proxy.
-pub(crate) fn rows() -> Vec<Row> {
-    [FROM_OUTSIDE, FROM_HOST, BETWEEN, INTERNAL, ICC, SIX, HOST_AND_FOREIGN].concat()
+/// All rows for a host with docker-proxy and this Docker.
+pub fn rows(generation: Generation) -> Vec<Row> {
+    let all = [FROM_OUTSIDE, FROM_HOST, BETWEEN, INTERNAL, ICC, SIX, HOST_AND_FOREIGN, later::ROWS].concat();
+    all.into_iter().filter(|row| row.since <= generation).map(|row| row.on(generation)).collect()
 }
 
-const X: Expect = Expect::Silent;
-const DIRECT: Counter = ("uplink_ingress", "direct-access");
-const PORT: Counter = ("uplink_ingress", "port-not-allowed");
+/// The rows that are different when dockerd runs without docker-proxy.
+pub fn without_proxy(generation: Generation) -> Vec<Row> {
+    WITHOUT_PROXY.iter().map(|row| row.on(generation)).collect()
+}
+
+/// Where stock Docker does something else than 20.10: the row, from which generation on, and what it does.
+const SINCE: &[(&str, Generation, Expect)] = &[
+    // Packets for a container's own address are dropped in raw, unless they come from its bridge.
+    ("D03", Generation::V28_5, X),
+    ("D05a", Generation::V28_5, X),
+    ("D05b", Generation::V28_5, X),
+    ("D06b", Generation::V28_5, X),
+    ("D08", Generation::V28_5, X),
+    ("D10", Generation::V28_5, X),
+    // Replies to a network without masquerading come to the container's own address, too.
+    ("D49", Generation::V28_5, X),
+    // Since 25.0 containers of an internal network have no default route to answer by.
+    ("D31b", Generation::V26_1, X),
+    ("D31d", Generation::V26_1, X),
+    // 27.0 writes its rules for IPv6, too.
+    ("D31a", Generation::V28_5, X),
+    ("D31c", Generation::V28_5, X),
+    ("D31h", Generation::V28_5, X),
+];
+
+pub(super) const X: Expect = Expect::Silent;
+pub(super) const DIRECT: Counter = ("uplink_ingress", "direct-access");
+pub(super) const PORT: Counter = ("uplink_ingress", "port-not-allowed");
 const SOURCE: Counter = ("uplink_ingress", "source-not-allowed");
 const MARTIAN: Counter = ("uplink_ingress", "martian");
-const ISOLATION: Counter = ("port_ingress", "isolation");
-const INTERNAL_ONLY: Counter = ("port_ingress", "internal");
+pub(super) const ISOLATION: Counter = ("port_ingress", "isolation");
+pub(super) const INTERNAL_ONLY: Counter = ("port_ingress", "internal");
 
-type Act = fn(&Lab, &Town) -> Result<Outcome>;
+pub(super) type Act = fn(&Lab, &Town) -> Result<Outcome>;
 
 /// Open before and after.
-const fn open(id: &'static str, what: &'static str, name: &'static str, act: Act) -> Row {
+pub(super) const fn open(id: &'static str, what: &'static str, name: &'static str, act: Act) -> Row {
     Row {
         id,
         what,
@@ -113,22 +160,35 @@ const fn open(id: &'static str, what: &'static str, name: &'static str, act: Act
         twin: None,
         when: When::Together,
         needs_bridge_netfilter: false,
+        since: Generation::V20_10,
         act,
     }
 }
 
 /// Open with stock Docker, closed by fw.
-const fn closes(id: &'static str, what: &'static str, name: &'static str, counter: Counter, act: Act) -> Row {
+pub(super) const fn closes(
+    id: &'static str,
+    what: &'static str,
+    name: &'static str,
+    counter: Counter,
+    act: Act,
+) -> Row {
     Row { target: X, counter: Some(counter), ..open(id, what, name, act) }
 }
 
 /// Closed before and after; `twin` is open.
-const fn closed(id: &'static str, what: &'static str, twin: &'static str, counter: Counter, act: Act) -> Row {
+pub(super) const fn closed(
+    id: &'static str,
+    what: &'static str,
+    twin: &'static str,
+    counter: Counter,
+    act: Act,
+) -> Row {
     Row { stock: X, target: X, counter: Some(counter), twin: Some(twin), ..open(id, what, "", act) }
 }
 
 /// Closed by Docker, before and after; `twin` is open.
-const fn left_closed(id: &'static str, what: &'static str, twin: &'static str, act: Act) -> Row {
+pub(super) const fn left_closed(id: &'static str, what: &'static str, twin: &'static str, act: Act) -> Row {
     Row { counter: None, ..closed(id, what, twin, DIRECT, act) }
 }
 
@@ -293,7 +353,7 @@ const SIX: &[Row] = &[
     closes("D31d", "R (v6) -> z1:80 (internal)", "z1", DIRECT, |l, t| l.outside().tcp(to6(t, "z1", 80)?)),
     open("D31e", "x2 -> x1:81 (same network, v6)", "x1", |_, t| from(t, "x2").tcp(to6(t, "x1", 81)?)),
     open("D31f", "R (v6) -> [H]:8096 (published by 6A)", "x1", |l, _| l.outside().tcp((HOST6, 8096).into())),
-    open("D31g", "x1 -> R:443 (v6)", "R", |_, t| from(t, "x1").tcp((xtask::lab::OUTSIDE6, 443).into())),
+    open("D31g", "x1 -> R:443 (v6)", "R", |_, t| from(t, "x1").tcp((crate::lab::OUTSIDE6, 443).into())),
     closes("D31h", "R (v6) ping x2", "", DIRECT, |l, t| l.outside().ping(t.ip6("x2")?)),
 ];
 
@@ -323,8 +383,7 @@ const HOST_AND_FOREIGN: &[Row] = &[
     open("D50j", "H -> R:443", "R", |l, _| l.host().tcp((OUTSIDE, 443).into())),
 ];
 
-/// The rows that are different when dockerd runs without docker-proxy.
-pub(crate) const WITHOUT_PROXY: &[Row] = &[
+const WITHOUT_PROXY: &[Row] = &[
     open("D01", "R -> H:8080 (published)", "a1", |l, _| l.outside().tcp(host(8080))),
     left_closed("D16", "b1 -> H:8080 (published by A): as the running Docker", "D17", |_, t| {
         from(t, "b1").tcp(host(8080))
@@ -342,19 +401,19 @@ pub(crate) const WITHOUT_PROXY: &[Row] = &[
 const LOOPBACK_2: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const GATEWAY_A: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 
-fn host(port: u16) -> SocketAddr {
+pub(super) fn host(port: u16) -> SocketAddr {
     (HOST, port).into()
 }
 
-fn to(town: &Town, name: &str, port: u16) -> Result<SocketAddr> {
+pub(super) fn to(town: &Town, name: &str, port: u16) -> Result<SocketAddr> {
     Ok((town.ip(name)?, port).into())
 }
 
-fn to6(town: &Town, name: &str, port: u16) -> Result<SocketAddr> {
+pub(super) fn to6(town: &Town, name: &str, port: u16) -> Result<SocketAddr> {
     Ok((town.ip6(name)?, port).into())
 }
 
-fn from<'town>(town: &'town Town, name: &str) -> &'town xtask::lab::Place {
+pub(super) fn from<'town>(town: &'town Town, name: &str) -> &'town crate::lab::Place {
     &town.at(name).place
 }
 

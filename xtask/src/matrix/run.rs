@@ -1,36 +1,52 @@
-//! Runs the rows on one host, without fw and with it, and prints one table.
+//! Runs the rows on one host, without fw and with it.
 
 use std::collections::BTreeMap;
 use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use xtask::lab::table::Table;
-use xtask::lab::{Drops, Lab, Outcome, Town};
 
-use crate::rows::{Counter, Expect, Row, When};
+use super::rows::{Counter, Expect, Row, When};
+use crate::lab::table::Table;
+use crate::lab::{Drops, Lab, Outcome, Town};
 
-/// Every row at both settings of bridge netfilter; panics if one misses.
-pub(crate) fn all(lab: &Lab, title: &str, policy: &str, rows: &[Row]) {
-    let start = Instant::now();
-    let town = Town::build(lab).expect("the town");
-    let mut missed = Vec::new();
-    for bridge_netfilter in [true, false] {
-        lab.set_bridge_netfilter(bridge_netfilter).expect("the sysctl");
-        let stock = pass(lab, &town, rows, false).expect("the rows without fw");
-        let with_fw = with_fw(lab, &town, policy, rows);
-        let heading = format!("{title}, bridge-nf-call-iptables = {}", u8::from(bridge_netfilter));
-        let (table, wrong) = report(rows, &stock, with_fw.as_ref().ok(), bridge_netfilter);
-        println!("\n{heading} (dockerd {})\n\n{table}", lab.docker_version());
-        missed.extend(wrong.into_iter().map(|miss| format!("{heading}: {miss}")));
-        if let Err(error) = with_fw {
-            missed.push(format!("{heading}: {error:#}"));
-        }
-    }
-    println!("{title}: {} rows twice in {:.0} s", rows.len(), start.elapsed().as_secs_f32());
-    assert!(missed.is_empty(), "{} misses:\n{}", missed.len(), missed.join("\n"));
+/// What became of the rows on one host.
+#[derive(Debug, Default)]
+pub struct Played {
+    /// By row: without fw and with it, at bridge-nf-call-iptables 1 and 0.
+    cells: BTreeMap<&'static str, [String; 2]>,
+    /// What was not as expected.
+    pub missed: Vec<String>,
 }
 
+impl Played {
+    /// What a row gave; `None` if it was not asked.
+    pub fn cell(&self, row: &str) -> Option<String> {
+        let [with, without] = self.cells.get(row)?;
+        Some(if with == without || without.is_empty() { with.clone() } else { format!("{with} | {without}") })
+    }
+}
+
+/// Every row at both settings of bridge netfilter, in a town built for it; prints one table for each.
+pub fn play(lab: &Lab, policy: &str, rows: &[Row]) -> Result<Played> {
+    let start = Instant::now();
+    let town = Town::build(lab).context("cannot build the town")?;
+    let mut played = Played::default();
+    for bridge_netfilter in [true, false] {
+        lab.set_bridge_netfilter(bridge_netfilter)?;
+        let stock = pass(lab, &town, rows, false)?;
+        let with_fw = with_fw(lab, &town, policy, rows);
+        let heading = format!("bridge-nf-call-iptables = {}", u8::from(bridge_netfilter));
+        let (table, wrong) = report(rows, &stock, with_fw.as_ref().ok(), bridge_netfilter, &mut played.cells);
+        println!("\ndockerd {}, {heading}\n\n{table}", lab.docker_version());
+        played.missed.extend(wrong.into_iter().map(|miss| format!("{heading}: {miss}")));
+        if let Err(error) = with_fw {
+            played.missed.push(format!("{heading}: {error:#}"));
+        }
+    }
+    println!("{} rows twice in {:.0} s", rows.len(), start.elapsed().as_secs_f32());
+    Ok(played)
+}
 /// What one row gave.
 #[derive(Debug)]
 struct Seen {
@@ -118,6 +134,7 @@ fn report(
     stock: &[Seen],
     with_fw: Option<&Vec<Seen>>,
     bridge_netfilter: bool,
+    cells: &mut BTreeMap<&'static str, [String; 2]>,
 ) -> (Table, Vec<String>) {
     let mut table = Table::new(&["row", "what", "stock", "with fw", "target", "counter moved", "ok"]);
     let mut misses = Vec::new();
@@ -140,6 +157,11 @@ fn report(
             (true, true, None) => "stock only",
             (true, true, Some(_)) => "ok",
         };
+        if in_scope {
+            let mark = if wrong.is_empty() { "" } else { "!" };
+            cells.entry(row.id).or_default()[usize::from(!bridge_netfilter)] =
+                format!("{} → {fw_cell}{mark}", stock.outcome);
+        }
         table.row(&[&row.id, &row.what, &stock.outcome, &fw_cell, &row.target, &counter, &ok]);
         misses.extend(wrong.into_iter().map(|miss| format!("{} ({}): {miss}", row.id, row.what)));
     }
