@@ -8,6 +8,7 @@ mod connmark;
 mod iptables;
 mod layout;
 mod nat;
+mod native;
 mod nft;
 mod own;
 mod program;
@@ -23,6 +24,7 @@ pub use self::connmark::doctor_marks;
 pub use self::iptables::{Change, Found, Iptables, Outcome, Own, Status, Unreadable};
 pub use self::layout::{Edit, How, Placed, Report, plan, plan_removal, report, restore_input};
 pub use self::nat::{Nat, Network, Port};
+pub use self::native::Native;
 pub use self::nft::{Backstop, Nft, Standing};
 use self::rule::MarkRule;
 

@@ -22,6 +22,7 @@ use crate::netlink::{self, Changed, HostSnapshot, Joined, NetlinkError, Watch};
 use crate::plan::{State, Step, plan};
 use crate::policy::Policy;
 
+mod backend;
 mod backstop;
 mod control;
 mod nat;
@@ -395,8 +396,11 @@ impl Reconciler {
         };
         self.believed = Some(wanted.state);
         if wake >= Wake::Docker || self.handed_over.as_ref() != Some(&wanted_rules) {
+            let (bit, reach) = (self.policy.marks.bit, wanted_rules.reach);
             let local = host.addresses.iter().map(|local| local.address.into()).collect();
             self.hand_over(wanted_rules, &local).await;
+            let advice = self.beside(tokio::task::spawn_blocking(move || backend::advice(bit, reach))).await;
+            self.say(advice.ok().flatten().as_slice());
         }
         let (apart, closed) = (wanted.apart, wanted.closed);
         self.keep_apart(wake, &apart).await;

@@ -15,7 +15,7 @@ use super::{Engine, Outcome, Pins, is_fw, is_halted, print, runtime};
 use crate::control::{self, Answer, Request};
 use crate::datapath::{Directory, DirectoryError, Maps, attached_in};
 use crate::docker::{Docker, DockerError, DockerSnapshot};
-use crate::handover::{self, Iptables};
+use crate::handover::{self, Iptables, Nft};
 use crate::inventory::Inventory;
 use crate::netlink::{self, HostSnapshot, Link};
 use crate::plan::{HookPoint, State};
@@ -431,6 +431,10 @@ fn handover(state: &State, host: &HostSnapshot, nat: u8, problems: &mut Vec<Stri
     let found = handover::Marks::new(state.tables.settings.mark_bit)
         .and_then(|marks| handover::Desired::new(marks, devices, !state.tables.reach.is_empty()))
         .and_then(|wanted| Iptables::find()?.status(&wanted));
+    let native = handover::Marks::new(state.tables.settings.mark_bit).ok().and_then(|marks| {
+        let native = Nft::find()?.docker(marks).ok()??;
+        Some((native, native.advice(marks, !state.tables.reach.is_empty())))
+    });
     match found {
         Ok(status) => {
             let missing: usize = status.places.iter().map(|place| place.report.missing.len()).sum();
@@ -454,6 +458,14 @@ fn handover(state: &State, host: &HostSnapshot, nat: u8, problems: &mut Vec<Stri
             }
             let summary = match (nat, status.places.is_empty(), missing) {
                 (nat_health::STANDS, ..) => format!("fw writes NAT: {}", own.join(", ")),
+                (_, true, _) if native.is_some() => {
+                    match native.as_ref().and_then(|(_, advice)| advice.clone()) {
+                        Some(advice) => advice,
+                        None => {
+                            "Docker filters with nftables and takes our mark: nothing to hand over".to_owned()
+                        }
+                    }
+                }
                 (_, true, _) => "Docker has no chain DOCKER-USER: nothing to hand over".to_owned(),
                 (_, false, 0) => format!("iptables holds our {rules} rules"),
                 (_, false, missing) => format!("{missing} rules are missing"),
@@ -471,6 +483,7 @@ fn handover(state: &State, host: &HostSnapshot, nat: u8, problems: &mut Vec<Stri
                 "unreadable": status.unreadable,
                 "nat": nat,
                 "own": status.own,
+                "nftables": native.map(|(native, _)| native),
             })
         }
         Err(error) => {

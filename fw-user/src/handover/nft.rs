@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::program::{PATIENCE, run, search, search_path};
-use super::{HandoverError, Marks, plain_name};
+use super::{HandoverError, Marks, Native, plain_name};
 
 /// A table, or that it is not to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,10 +165,19 @@ impl Nft {
         Ok(output.stdout.lines().any(|line| line.ends_with(" docker-bridges")))
     }
 
+    /// What Docker's own nftables rules make of our marks; `None` where it has none.
+    pub fn docker(&self, marks: Marks) -> Result<Option<Native>, HandoverError> {
+        let tables = [self.list("ip docker-bridges")?, self.list("ip6 docker-bridges")?];
+        Ok(Native::read(&tables.into_iter().flatten().collect::<String>(), marks))
+    }
+
     /// The table without its counters; `None` if there is none, or a kernel that has none of its family.
     fn read(&self, table: Table) -> Result<Option<String>, HandoverError> {
-        let arguments: Vec<&str> =
-            ["-s", "list", "table"].into_iter().chain(table.name().split(' ')).collect();
+        self.list(table.name())
+    }
+
+    fn list(&self, table: &str) -> Result<Option<String>, HandoverError> {
+        let arguments: Vec<&str> = ["-s", "list", "table"].into_iter().chain(table.split(' ')).collect();
         let output = run(&self.program, &arguments, "", PATIENCE)?;
         if output.ok {
             return Ok(Some(output.stdout));
