@@ -37,13 +37,37 @@ pub struct Arguments {
 pub enum Nat {
     /// dockerd.
     Docker,
+    /// fw, beside a dockerd that writes no rules.
+    Fw,
 }
 
 impl Nat {
-    /// Further arguments for dockerd, and what the policy says of it.
-    fn means(self) -> (&'static [&'static str], &'static str) {
+    /// The host on which a generation is asked.
+    fn options(self, docker: Generation) -> Options {
         match self {
-            Self::Docker => (&[], ""),
+            Self::Docker => options(docker),
+            // dockerd refuses to keep the default network's containers apart without rules of its own.
+            Self::Fw => {
+                let dockerd = ["--iptables=false", "--ip6tables=false"].map(str::to_owned).to_vec();
+                Options { dockerd, docker, forward_accept: true, ..Options::default() }
+            }
+        }
+    }
+
+    /// What the policy says besides.
+    const fn policy(self) -> &'static str {
+        match self {
+            Self::Docker => "",
+            Self::Fw => "\n[nat]\nowner = \"fw\"\n\n[networks.bridge]\nicc = false\n",
+        }
+    }
+
+    /// Why a row is not asked, if so.
+    fn skips(self, row: &Row) -> Option<&'static str> {
+        match (self, row.id) {
+            (Self::Fw, "D45") => Some("without Docker's rules there is no DOCKER-USER"),
+            (Self::Fw, "D36a") => Some("without Docker's rules nobody lets networks meet"),
+            (Self::Docker | Self::Fw, _) => None,
         }
     }
 }
@@ -70,15 +94,16 @@ pub fn command(arguments: &Arguments) -> Result<()> {
     let (mut columns, mut missed) = (Vec::new(), Vec::new());
     for generation in &arguments.docker {
         for nat in &arguments.nat {
-            let (dockerd, policed) = nat.means();
-            let mut options = options(*generation);
-            options.dockerd.extend(dockerd.iter().map(ToString::to_string));
-            let lab = Lab::start(options)?;
-            let played = play(&lab, &format!("{}{policed}", policy(*generation)), &rows(*generation))?;
+            let lab = Lab::start(nat.options(*generation))?;
+            let policy = format!("{}{}", policy(*generation), nat.policy());
+            let asked: Vec<Row> =
+                rows(*generation).into_iter().filter(|row| nat.skips(row).is_none()).collect();
+            // Without anybody's rules there is nothing to see before fw comes.
+            let played = play(&lab, &policy, &asked, *nat == Nat::Docker)?;
             let name =
                 if arguments.nat.len() > 1 { format!(" nat {nat:?}").to_lowercase() } else { String::new() };
             missed.extend(played.missed.iter().map(|miss| format!("{generation}{name}: {miss}")));
-            columns.push((*generation, format!("{}{name}", lab.docker_version()), played));
+            columns.push((*generation, *nat, format!("{}{name}", lab.docker_version()), played));
         }
     }
     println!("{}", summary(&columns));
@@ -90,7 +115,7 @@ pub fn command(arguments: &Arguments) -> Result<()> {
 }
 
 /// A line for each row of any generation: what was seen without fw, and with it.
-fn summary(columns: &[(Generation, String, Played)]) -> String {
+fn summary(columns: &[(Generation, Nat, String, Played)]) -> String {
     let mut order: Vec<Row> = Vec::new();
     for row in Generation::ALL.into_iter().rev().flat_map(rows) {
         if !order.iter().any(|known| known.id == row.id) {
@@ -98,15 +123,16 @@ fn summary(columns: &[(Generation, String, Played)]) -> String {
         }
     }
     let mut skipped: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    let headings: Vec<String> = columns.iter().map(|(_, name, _)| name.clone()).collect();
+    let headings: Vec<String> = columns.iter().map(|(_, _, name, _)| name.clone()).collect();
     let mut heading = vec!["row", "what", "target"];
     heading.extend(headings.iter().map(String::as_str));
     let mut table = Table::new(&heading);
     for row in &order {
         let mut cells = vec![row.id.to_owned(), row.what.to_owned(), row.target.to_string()];
-        for (generation, name, played) in columns {
+        for (generation, nat, name, played) in columns {
             cells.push(played.cell(row.id).unwrap_or_else(|| {
-                let why = format!("dockerd {name}: {}", row.missing_in(*generation));
+                let why = nat.skips(row).map_or_else(|| row.missing_in(*generation), str::to_owned);
+                let why = format!("dockerd {name}: {why}");
                 skipped.entry(why).or_default().push(row.id);
                 "-".to_owned()
             }));

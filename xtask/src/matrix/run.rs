@@ -27,17 +27,19 @@ impl Played {
     }
 }
 
-/// Every row at both settings of bridge netfilter, in a town built for it; prints one table for each.
-pub fn play(lab: &Lab, policy: &str, rows: &[Row]) -> Result<Played> {
+/// Every row at both settings of bridge netfilter, in a town built for it, and with `stock` without fw first; prints one
+/// table for each.
+pub fn play(lab: &Lab, policy: &str, rows: &[Row], stock: bool) -> Result<Played> {
     let start = Instant::now();
     let town = Town::build(lab).context("cannot build the town")?;
     let mut played = Played::default();
     for bridge_netfilter in [true, false] {
         lab.set_bridge_netfilter(bridge_netfilter)?;
-        let stock = pass(lab, &town, rows, false)?;
+        let stock = if stock { Some(pass(lab, &town, rows, false)?) } else { None };
         let with_fw = with_fw(lab, &town, policy, rows);
         let heading = format!("bridge-nf-call-iptables = {}", u8::from(bridge_netfilter));
-        let (table, wrong) = report(rows, &stock, with_fw.as_ref().ok(), bridge_netfilter, &mut played.cells);
+        let (table, wrong) =
+            report(rows, stock.as_ref(), with_fw.as_ref().ok(), bridge_netfilter, &mut played.cells);
         println!("\ndockerd {}, {heading}\n\n{table}", lab.docker_version());
         played.missed.extend(wrong.into_iter().map(|miss| format!("{heading}: {miss}")));
         if let Err(error) = with_fw {
@@ -55,6 +57,8 @@ struct Seen {
 }
 
 fn with_fw(lab: &Lab, town: &Town, policy: &str, rows: &[Row]) -> Result<Vec<Seen>> {
+    // fw looks every ten seconds what FORWARD does with the rest; the rows do not wait for it.
+    lab.set_forward_accept(false)?;
     let daemon = lab.fw_run(policy)?;
     let seen = pass(lab, town, rows, true).with_context(|| format!("fw's log:\n{}", lab.fw_log()))?;
     daemon.terminate()?;
@@ -131,7 +135,7 @@ fn moved((hook, reason): Counter, before: &Drops, after: &Drops) -> u64 {
 
 fn report(
     rows: &[Row],
-    stock: &[Seen],
+    stock: Option<&Vec<Seen>>,
     with_fw: Option<&Vec<Seen>>,
     bridge_netfilter: bool,
     cells: &mut BTreeMap<&'static str, [String; 2]>,
@@ -139,17 +143,18 @@ fn report(
     let mut table = Table::new(&["row", "what", "stock", "with fw", "target", "counter moved", "ok"]);
     let mut misses = Vec::new();
     for (number, row) in rows.iter().enumerate() {
-        let (stock, fw) = (&stock[number], with_fw.map(|seen| &seen[number]));
+        let (stock, fw) = (stock.map(|seen| &seen[number]), with_fw.map(|seen| &seen[number]));
         let mut wrong = Vec::new();
         let in_scope = bridge_netfilter || !row.needs_bridge_netfilter;
         if in_scope {
-            wrong.extend(judge("stock", row.stock, stock));
+            wrong.extend(stock.and_then(|stock| judge("stock", row.stock, stock)));
             wrong.extend(fw.and_then(|fw| judge("with fw", row.target, fw)));
         }
         let counter = match (row.counter, fw.and_then(|fw| fw.moved)) {
             (Some((hook, reason)), Some(packets)) => format!("{hook} {reason} +{packets}"),
             _ => String::new(),
         };
+        let stock_cell = stock.map_or_else(|| "-".to_owned(), |stock| stock.outcome.to_string());
         let fw_cell = fw.map_or_else(|| "-".to_owned(), |fw| fw.outcome.to_string());
         let ok = match (in_scope, wrong.is_empty(), fw) {
             (false, ..) => "out of scope: Docker needs bridge netfilter for it",
@@ -160,9 +165,9 @@ fn report(
         if in_scope {
             let mark = if wrong.is_empty() { "" } else { "!" };
             cells.entry(row.id).or_default()[usize::from(!bridge_netfilter)] =
-                format!("{} → {fw_cell}{mark}", stock.outcome);
+                format!("{stock_cell} → {fw_cell}{mark}");
         }
-        table.row(&[&row.id, &row.what, &stock.outcome, &fw_cell, &row.target, &counter, &ok]);
+        table.row(&[&row.id, &row.what, &stock_cell, &fw_cell, &row.target, &counter, &ok]);
         misses.extend(wrong.into_iter().map(|miss| format!("{} ({}): {miss}", row.id, row.what)));
     }
     (table, misses)
