@@ -367,9 +367,7 @@ impl Reconciler {
         let wanted = self.wanted(&host, &container_links, &current)?;
         self.say(&wanted.warnings);
         let mut steps = plan(&current, &wanted.state);
-        if reloaded {
-            self.keep(&current, &wanted.state);
-        }
+        let kept = if reloaded { self.keep(&current, &wanted.state) } else { BTreeSet::new() };
         let degraded = if self.datapath.is_rebuilding() {
             rebuild::order(&mut steps);
             self.carry_out_anew(&steps, &wanted.state, &devices)?
@@ -377,7 +375,7 @@ impl Reconciler {
             self.carry_out(&steps, &wanted.state, &devices)?
         };
         if reloaded {
-            self.cut(&current, &wanted.state);
+            self.cut(&current, &wanted.state, &kept);
         }
         if let Err(error) = self.datapath.drop_early(&wanted.early, &host.links) {
             self.say(&[format!("no early drop: {}", chain(&error))]);

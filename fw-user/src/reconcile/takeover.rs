@@ -7,7 +7,7 @@ use fw_common::Hook;
 
 use super::{Reconciler, chain, monotonic_seconds};
 use crate::connections::{self, Records};
-use crate::conntrack::{self, Connection};
+use crate::conntrack::{self, Connection, Tuple};
 use crate::datapath::DatapathError;
 use crate::netlink::NetlinkError;
 use crate::plan::{State, Step};
@@ -50,29 +50,31 @@ impl Reconciler {
     }
 
     /// Before a new policy is in force: where it restricts containers that were free, answers are known by flows that
-    /// nobody has recorded.
-    pub(super) fn keep(&mut self, before: &State, state: &State) {
-        if let Err(error) = self.try_keep(before, state) {
+    /// nobody has recorded. Tells the connections that go on by what their first packets said, for [`Reconciler::cut`].
+    pub(super) fn keep(&mut self, before: &State, state: &State) -> BTreeSet<Tuple> {
+        self.try_keep(before, state).unwrap_or_else(|error| {
             self.say(&[format!(
                 "connections of containers that the policy restricts go on only when their peer sends: {}",
                 chain(&error)
             )]);
-        }
+            BTreeSet::new()
+        })
     }
 
-    fn try_keep(&mut self, before: &State, state: &State) -> Result<(), Failed> {
+    fn try_keep(&mut self, before: &State, state: &State) -> Result<BTreeSet<Tuple>, Failed> {
         let mut connections = conntrack::snapshot()?;
         let cut: BTreeSet<Connection> =
             connections::cut(before, state, &connections).into_iter().map(|cut| cut.connection).collect();
         connections.retain(|connection| !cut.contains(connection));
         let Records { inbound, .. } = connections::seeds(state, &connections, now());
         self.datapath.maps().seed(&Records { inbound, ..Records::default() })?;
-        Ok(())
+        Ok(connections.iter().map(|connection| connection.original).collect())
     }
 
-    /// Cuts the connections that only the policy before has let in or out.
-    pub(super) fn cut(&mut self, before: &State, state: &State) {
-        match self.try_cut(before, state) {
+    /// Cuts the connections that only the policy before has let in or out; those that are known to be kept are not looked
+    /// at again.
+    pub(super) fn cut(&mut self, before: &State, state: &State, kept: &BTreeSet<Tuple>) {
+        match self.try_cut(before, state, kept) {
             Ok(0) => {}
             Ok(cut) => tracing::info!(connections = cut, "cut what the policy lets be no more"),
             Err(error) => self
@@ -80,14 +82,15 @@ impl Reconciler {
         }
     }
 
-    fn try_cut(&mut self, before: &State, state: &State) -> Result<usize, Failed> {
+    fn try_cut(&mut self, before: &State, state: &State, kept: &BTreeSet<Tuple>) -> Result<usize, Failed> {
         // Allowed again: what was cut may go on at once.
         let again: BTreeSet<Connection> = connections::admitted(state, &self.severed).into_iter().collect();
         let lifted = connections::severed(state, &again, now());
         self.datapath.maps().lift(&lifted)?;
         self.severed.retain(|connection| !again.contains(connection));
 
-        let connections = conntrack::snapshot()?;
+        let mut connections = conntrack::snapshot()?;
+        connections.retain(|connection| !kept.contains(&connection.original));
         let cut = connections::cut(before, state, &connections);
         let connections = || cut.iter().map(|cut| &cut.connection);
         let Records { outward, inbound } = connections::severed(state, connections(), now());
