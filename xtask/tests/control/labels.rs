@@ -123,8 +123,14 @@ fn labels_narrow_a_container_and_go_with_it() {
     let status = lab.fw_status().expect("status");
     assert!(!status["containers"].to_string().contains("next"), "{}", status["containers"]);
 
-    // What a label opens, it opens only where it may.
+    opens_only_where_it_may(&ground, &plain);
+    daemon.terminate().expect("SIGTERM");
+}
+
+/// What a label opens, it opens only where the policy lets it.
+fn opens_only_where_it_may(ground: &Ground, plain: &Container) {
     let closed = "[networks.n]\negress = \"none\"\nhost = \"deny\"\n";
+    let lab = &ground.lab;
     fs::write(lab.path(FILE), format!("{POLICY}{closed}")).expect("a policy");
     ends(&fw(lab, &["reload"], None), 0, &[]);
     let open = ground.run(
@@ -140,7 +146,6 @@ fn labels_narrow_a_container_and_go_with_it() {
             "fw.allow_from=here",
         ],
     );
-    let lab = &ground.lab;
     ground.settles("it is known", || {
         lab.fw_status().is_ok_and(|status| status["containers"].to_string().contains("open"))
     });
@@ -150,6 +155,5 @@ fn labels_narrow_a_container_and_go_with_it() {
     ends(&fw(lab, &["reload"], None), 0, &[]);
     assert!(tcp(&open, OUTSIDE, 443) && tcp(&open, HOST, 9100), "now it does");
     assert!(lab.outside().tcp((HOST, 8082).into()).expect("a probe").reached());
-    assert!(!tcp(&plain, OUTSIDE, 443), "others are as the file says");
-    daemon.terminate().expect("SIGTERM");
+    assert!(!tcp(plain, OUTSIDE, 443), "others are as the file says");
 }
