@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 
 use crate::lab::meter::{Allowed, Forbidden, Leaks, Pulse};
-use crate::lab::{Container, HOST, Lab, OUTSIDE, Options, Server, ask};
+use crate::lab::{Container, HOST, Lab, OUTSIDE, Options, Server, ask, wait};
 
 /// A host with networks A (a1, publishes 8080, and a2) and B (b1).
 pub struct Ground {
@@ -68,7 +68,8 @@ impl Ground {
         ];
         let pulse = Pulse::start(&allowed)?;
         let leaks = Leaks::start(forbidden)?;
-        // What leaked before fw ran is not asked.
+        // What leaked before fw ran is not asked; a lap of a moment would have no probes to speak of.
+        wait::pass(LAP);
         leaks.lap()?;
         pulse.lap()?;
         Ok(Meters { pulse, leaks })
@@ -113,6 +114,7 @@ impl Meters {
     /// What was measured since the last time; `since` is when began what is measured. An error if anything leaked.
     pub fn measure(&self, row: &str, what: &str, since: Instant) -> Result<Measured> {
         let took = since.elapsed();
+        wait::pass(LAP.saturating_sub(took));
         let leaked = self.leaks.lap().context("the leak meter")?;
         let beat = self.pulse.lap().with_context(|| format!("the liveness meter, {row} {what}"))?;
         ensure!(leaked.total() == 0, "{row} {what}: {leaked}");
@@ -168,6 +170,9 @@ impl fmt::Display for Measured {
         )
     }
 }
+
+/// The shortest lap.
+const LAP: Duration = Duration::from_millis(600);
 
 /// What the meters' pairs need, and no more.
 pub const POLICY: &str = "
