@@ -5,6 +5,7 @@
 #![expect(
     missing_docs,
     unreachable_pub,
+    clippy::needless_pass_by_value,
     reason = "the form of entry points that the macros ask for and write"
 )]
 

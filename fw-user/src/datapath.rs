@@ -121,7 +121,7 @@ impl Datapath {
         };
         let loaded = Programs::load(Some(&pins), sizes).and_then(|(programs, mut maps)| {
             if rebuild.is_some() {
-                let Occupant { pid, made_directory } = occupant(directory)?;
+                let Occupant { pid, made_directory, .. } = occupant(directory)?;
                 let made_directory = u8::from(made_directory);
                 maps.set_daemon(Daemon { pid, made_directory, ..Daemon::zeroed() })?;
             }

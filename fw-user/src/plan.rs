@@ -398,14 +398,14 @@ fn spoofing(tables: &Memory, network: u32) -> u8 {
 fn on_the_way(old: &Memory, new: &Memory) -> BTreeMap<u32, Interface> {
     let one = |(key, value): (&u32, &Interface)| {
         let before = old.networks.get(&value.network).filter(|_| value.role == role::PORT);
-        let terms = match before {
+        let (terms, apart) = match before {
             Some(network) if network.spoofing > spoofing(new, value.network) => {
                 let same = old.interfaces.get(key).filter(|known| known.network == value.network);
-                same.map_or(network.terms, |known| known.terms)
+                same.map_or((network.terms, value.apart), |known| (known.terms, known.apart | value.apart))
             }
-            _ => value.terms,
+            _ => (value.terms, value.apart),
         };
-        (*key, Interface { terms, ..*value })
+        (*key, Interface { terms, apart, ..*value })
     };
     new.interfaces.iter().map(one).collect()
 }

@@ -275,7 +275,10 @@ proptest! {
         prop_assert!(network.spoofing != 0 || on_link || in_network(source), "from {source}");
         let ours = tables.local_address(&LocalKey::new(packet.destination, interface.l3_device));
         let elsewhere = tables.subnet(&packet.destination).is_some() && !in_network(packet.destination);
-        let reached = matches!(verdict.reason, Reason::Reach | Reason::Answer);
+        // A port that Docker lets the outside reach at a container's own address is as open to other networks.
+        let ruled = matches!(verdict.reason, Reason::AllowRule | Reason::PublishedOpen) && verdict.mark == Mark::None;
+        let direct = ruled && tables.ports.keys().any(|key| key.address == packet.destination);
+        let reached = direct || matches!(verdict.reason, Reason::Reach | Reason::Answer);
         prop_assert!(!elsewhere || ours.is_some() || reached, "to {}", packet.destination);
         if network.internal != 0 {
             let destination = packet.destination;
@@ -328,7 +331,9 @@ proptest! {
             let key = if packet.is_icmp_error() { FlowKey::inward(&inner) } else { FlowKey::outward(&packet) };
             let follows = packet.fragment() == Fragment::Later && !scene.tables.datagrams.borrow().is_empty();
             prop_assert!(follows || (before.contains_key(&key) && !packet.opens()), "{packet:?}");
-        } else if scene.hook != Hook::BridgeEgress && !matches!(verdict.reason, Reason::Reach | Reason::Link) {
+        } else if scene.hook != Hook::BridgeEgress
+            && !matches!(verdict.reason, Reason::Reach | Reason::Link | Reason::AllowRule | Reason::PublishedOpen)
+        {
             prop_assert!(*scene.tables.inbound_flows.borrow() == before, "{verdict:?} of {packet:?}");
         }
     }

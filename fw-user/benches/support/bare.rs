@@ -11,7 +11,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ba
 
 /// One of the bare programs.
 #[derive(Clone, Copy)]
-pub enum Bare {
+pub(crate) enum Bare {
     /// Reads the source and drops.
     Drop,
     /// Asks the prefix table for the source in between.
@@ -28,11 +28,11 @@ impl Bare {
 }
 
 /// The loaded programs and their table.
-pub struct BarePrograms(Ebpf);
+pub(crate) struct BarePrograms(Ebpf);
 
 impl BarePrograms {
     /// Loads them, with these prefixes in the table.
-    pub fn load<'a>(prefixes: impl Iterator<Item = &'a Prefix>) -> Self {
+    pub(crate) fn load<'a>(prefixes: impl Iterator<Item = &'a Prefix>) -> Self {
         let mut object = Ebpf::load(OBJECT).expect("the object loads");
         for bare in [Bare::Drop, Bare::Prefix] {
             let program = object.program_mut(bare.name()).expect("a program of this name");
@@ -48,7 +48,7 @@ impl BarePrograms {
     }
 
     /// What one of `repeat` runs on this frame takes in the mean.
-    pub fn run(&self, bare: Bare, frame: &[u8], repeat: u32) -> Duration {
+    pub(crate) fn run(&self, bare: Bare, frame: &[u8], repeat: u32) -> Duration {
         let program = self.0.program(bare.name()).expect("a program of this name");
         let program: &SchedClassifier = program.try_into().expect("a classifier");
         let mut options = TestRunOptions::new();

@@ -45,10 +45,7 @@ pub fn run(options: &Options) -> Outcome {
     // Whichever version runs on it.
     let daemon = datapath::occupant(directory.path()).unwrap_or_default();
     // What the tables allowed is known only as long as they are there.
-    let maps = Maps::open(directory.path());
-    let of_nat =
-        maps.as_ref().is_ok_and(|maps| maps.daemon().is_ok_and(|daemon| daemon.nat == nat_health::STANDS));
-    let tables = maps.and_then(|maps| maps.read());
+    let tables = Maps::open(directory.path()).and_then(|maps| maps.read());
     let lock = take_over(&directory, daemon.pid)?;
     let mut errors = remove_rules();
     match devices() {
@@ -70,7 +67,7 @@ pub fn run(options: &Options) -> Outcome {
         // That of a daemon that was killed.
         control::remove(&socket);
     }
-    let well = if of_nat {
+    let well = if daemon.nat == nat_health::STANDS {
         "fw: down; nobody translates or filters for containers now: start dockerd without --iptables=false"
     } else {
         "fw: down; Docker's own rules are in force again"

@@ -57,16 +57,19 @@ pub struct Occupant {
     pub pid: u32,
     /// Whether fw made the directory.
     pub made_directory: bool,
+    /// How NAT stands: one of [`fw_common::tables::nat_health`].
+    pub nat: u8,
 }
 
 /// Who runs, or ran last, on the maps of this directory; nobody if no daemon has said so.
 pub fn occupant(directory: &Path) -> Result<Occupant, DatapathError> {
     let head = head(directory, "daemon")?.unwrap_or_default();
-    Ok(Occupant { pid: word(&head, 0), made_directory: head[MADE_DIRECTORY] != 0 })
+    Ok(Occupant { pid: word(&head, 0), made_directory: head[MADE_DIRECTORY] != 0, nat: head[NAT] })
 }
 
-/// Where in [`fw_common::tables::Daemon`] it stands.
+/// Where in [`fw_common::tables::Daemon`] they stand.
 const MADE_DIRECTORY: usize = 8;
+const NAT: usize = 9;
 
 /// What a new set of maps takes over from an old one: what packets have left in it, not what a daemon wrote.
 pub(super) struct Remains {
@@ -170,8 +173,8 @@ mod tests {
         let settings = Settings { abi: 7, flows_abi: 9, ..Settings::zeroed() };
         let head = bytemuck::bytes_of(&settings).first_chunk().expect("long enough");
         assert_eq!((word(head, 0), word(head, 4)), (7, 9));
-        let daemon = Daemon { pid: 7, made_directory: 1, ..Daemon::zeroed() };
+        let daemon = Daemon { pid: 7, made_directory: 1, nat: 3, ..Daemon::zeroed() };
         let head: &[u8; HEAD] = bytemuck::bytes_of(&daemon).first_chunk().expect("long enough");
-        assert_eq!((word(head, 0), head[MADE_DIRECTORY]), (7, 1));
+        assert_eq!((word(head, 0), head[MADE_DIRECTORY], head[NAT]), (7, 1, 3));
     }
 }

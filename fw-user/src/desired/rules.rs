@@ -106,7 +106,11 @@ pub(super) fn ports(
                 (PortKey::new(address, number_of(port.protocol), port.port), open),
                 (PortKey::new(address, proto::ICMP, 0), open),
             ],
-            (None, _) => vec![(PortKey::all_of(address), open)],
+            // What is open to everybody is so in the entry of a port, too, for that is where its limit stands.
+            (None, _) => {
+                let ruled = policy.allow.iter().flat_map(|rule| direct_keys(address, direct, rule));
+                ruled.chain([PortKey::all_of(address)]).map(|key| (key, open)).collect()
+            }
         };
         for (key, open) in services {
             let port = table.entry(key).or_insert(NOTHING);

@@ -114,16 +114,15 @@ fn jumps(save: &Save<'_>, table: &'static str, from: &'static str, wanted: &[&Ch
         .filter(|rule| is_stale(rule))
         .map(|rule| edit(table, from, How::Delete, rule.spec))
         .collect();
-    // As the chain is when the rule's turn comes.
-    let mut before_refusal = rules[..refusal].iter().filter(|rule| !is_stale(rule)).count();
-    let has_refusal = refusal < rules.len();
-    for jump in wanted.iter().filter(|jump| !kept.contains(&&jump.rule)) {
+    // The rules before the refusal, as they are when each jump's turn comes.
+    let before_refusal = rules[..refusal].iter().filter(|rule| !is_stale(rule)).count();
+    let missing = wanted.iter().filter(|jump| !kept.contains(&&jump.rule));
+    for (jump, before_refusal) in missing.zip(before_refusal..) {
         let how = match jump.place {
             JumpPlace::Head | JumpPlace::Anywhere => How::Insert(1),
-            JumpPlace::BeforeRefusal if has_refusal => How::Insert(before_refusal + 1),
+            JumpPlace::BeforeRefusal if refusal < rules.len() => How::Insert(before_refusal + 1),
             JumpPlace::BeforeRefusal => How::Append,
         };
-        before_refusal += 1;
         edits.push(edit(table, from, how, &jump.rule));
     }
     edits

@@ -107,7 +107,10 @@ fn batches(rows: &[Row]) -> Vec<Vec<usize>> {
             *turn += 1;
         }
     }
-    together.into_values().chain(alone).collect()
+    // The policy of FORWARD changes once: where fw writes NAT, it looks every ten seconds what that policy is.
+    let accepting = |batch: &Vec<usize>| rows[batch[0]].when == When::ForwardAccept;
+    let (accepted, dropped): (Vec<_>, Vec<_>) = together.into_values().partition(accepting);
+    [dropped, alone, accepted].concat()
 }
 
 /// A row that ought to be open gets a second chance: the machine may be busy. A closed one is judged by its first.

@@ -117,7 +117,7 @@ mod tests {
     use super::*;
     use crate::tidy::places;
 
-    const HOMES: [(&str, &str); 11] = [
+    const HOMES: [(&str, &str); 12] = [
         ("fw-user/src/datapath.rs", "use aya::Ebpf;"),
         ("fw-user/src/datapath/hooks.rs", "use aya::programs::tc;"),
         ("fw-user/src/datapath/ground.rs", "use aya::maps::MapData;"),

@@ -5,6 +5,7 @@ use super::{Tree, Violation, code::Code};
 /// The files with `unsafe`, each with what it is needed for.
 const ALLOWED: &[(&str, &str)] = &[
     ("fw-common/src/pod.rs", "markers that let aya copy plain data, bounded by bytemuck"),
+    ("fw-ebpf/bench/bare.rs", "the bytes of the packet, and the licence, of programs to compare with"),
     ("fw-ebpf/src/action.rs", "counters of this CPU, and the kernel's clock"),
     ("fw-ebpf/src/main.rs", "name and section of the licence that the kernel reads"),
     ("fw-ebpf/src/maps.rs", "values in maps, and helpers that ask the FIB and the clock"),

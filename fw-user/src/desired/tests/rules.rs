@@ -301,7 +301,7 @@ fn what_is_reached_at_a_container_s_own_address_has_entries_of_its_own() {
         assert_eq!(at(PortKey::all_of(address("172.18.0.3"))), Some((sources::NOBODY, open)));
         for port in [80, 443] {
             let port = found.state.tables.ports[&tcp("172.18.0.3", port)];
-            assert_eq!((port.sources, port.open), (sources::ANY, 0), "a rule, and all ports");
+            assert_eq!((port.sources, port.open), (sources::ANY, open), "a rule, and all ports");
         }
         let udp = |port| PortKey::new(address("172.18.0.3"), proto::UDP, port);
         assert!(found.state.tables.ports.contains_key(&udp(1024)));
