@@ -36,13 +36,13 @@ impl Read {
 
     /// The policy to begin with: that of the file, unless nobody has confirmed it. Says so if it is another.
     pub fn to_begin_with(file: &Path) -> Result<(Self, Option<String>), PolicyError> {
-        let read = Self::from(file)?;
         let kept = match Kept::read(file) {
-            Ok(Some(kept)) if kept.unconfirmed == read.fingerprint() => kept,
-            Ok(_) => return Ok((read, None)),
+            // By its text alone: its sets may have changed since, or be gone, and it is still not confirmed.
+            Ok(Some(kept)) if kept.unconfirmed == fingerprint(&Policy::text(file)?) => kept,
+            Ok(_) => return Ok((Self::from(file)?, None)),
             Err(error) => {
                 let note = format!("{} cannot be read ({error}) and is left alone", beside(file).display());
-                return Ok((read, Some(note)));
+                return Ok((Self::from(file)?, Some(note)));
             }
         };
         let sets = kept.sets.into_iter().collect();
@@ -64,27 +64,15 @@ impl Read {
         })
     }
 
-    /// A digest of all that was read.
-    fn fingerprint(&self) -> String {
-        let mut digest = Sha256::new();
-        digest.update(&self.text);
-        for (path, prefixes) in self.sets() {
-            digest.update(path.as_os_str().as_encoded_bytes());
-            for prefix in prefixes {
-                digest.update(format!("\n{prefix}"));
-            }
-        }
-        digest.finalize().iter().fold(String::new(), |mut text, byte| {
-            // Writing to a string cannot fail.
-            _ = write!(text, "{byte:02x}");
-            text
-        })
+    /// Whether this is the policy that was taken back because nobody had confirmed it.
+    pub fn is_unconfirmed(&self, file: &Path) -> bool {
+        matches!(Kept::read(file), Ok(Some(kept)) if kept.unconfirmed == fingerprint(&self.text))
     }
 
     /// Keeps this policy beside the file, in which stands `unconfirmed`.
     pub fn keep(&self, file: &Path, unconfirmed: &Self) -> io::Result<()> {
         let kept = Kept {
-            unconfirmed: unconfirmed.fingerprint(),
+            unconfirmed: fingerprint(&unconfirmed.text),
             policy: self.text.clone(),
             sets: self.sets().map(|(path, prefixes)| (path.clone(), prefixes.clone())).collect(),
         };
@@ -100,10 +88,19 @@ impl Read {
     }
 }
 
+/// A digest of the text of a policy.
+fn fingerprint(text: &str) -> String {
+    Sha256::digest(text).iter().fold(String::new(), |mut hex, byte| {
+        // Writing to a string cannot fail.
+        _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
 /// What stands in the file that is kept.
 #[derive(Serialize, Deserialize)]
 struct Kept {
-    /// Digest of the policy that is not confirmed.
+    /// Digest of the text of the policy that is not confirmed.
     unconfirmed: String,
     /// The text of the one that is.
     policy: String,
@@ -166,9 +163,19 @@ mod tests {
         assert_eq!(begun().0.policy.allow[0].name, "two");
         fs::write(&file, TWO).expect("a file");
         assert_eq!(begun().0, one, "it is still not confirmed");
+        assert!(two.is_unconfirmed(&file) && !one.is_unconfirmed(&file));
         let_go(&file).expect("gone");
         let_go(&file).expect("gone is as good");
         assert_eq!(begun().0, two);
+        // What stands in its sets does not make it another one.
+        fs::write(&file, ONE).expect("a file");
+        fs::write(&set, "192.0.2.0/24\n").expect("a file");
+        two.keep(&file, &Read::from(&file).expect("a policy")).expect("kept");
+        fs::write(&set, "198.51.100.0/24\n").expect("a file");
+        assert_eq!(begun().0, two);
+        fs::remove_file(&set).expect("removed");
+        assert_eq!(begun().0, two);
+        fs::write(&file, TWO).expect("a file");
         fs::write(beside(&file), "{").expect("a file");
         let (found, note) = begun();
         assert_eq!(found, two);

@@ -61,10 +61,23 @@ impl Reconciler {
         self.control = Some(control);
     }
 
-    /// Reads the policy file again, as SIGHUP asks; a bad one changes nothing.
+    /// Reads the policy file again, as SIGHUP asks; a bad one changes nothing, nor does one that was taken back: the
+    /// signal may be a script's.
     pub(super) fn reload(&mut self) {
         if let Err(message) = self.propose(Intent::Stay, None, false) {
-            tracing::error!("bad policy file; the policy in force stays in force: {message}");
+            return tracing::error!("bad policy file; the policy in force stays in force: {message}");
+        }
+        let taken_back = |candidate: &mut Candidate| {
+            self.trial.is_none()
+                && candidate.read != self.read
+                && candidate.read.is_unconfirmed(&self.policy_file)
+        };
+        if self.candidate.take_if(taken_back).is_some() {
+            tracing::error!(
+                "nobody has confirmed the policy in {}; the policy in force stays in force. `fw reload` puts it in force, \
+                 `fw reload --confirm 60s` on trial",
+                self.policy_file.display()
+            );
         }
     }
 
