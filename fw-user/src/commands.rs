@@ -25,8 +25,17 @@ pub mod table;
 #[derive(Clone, Debug, Args)]
 pub struct Pins {
     /// Directory on a bpffs in which maps and links are pinned
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/fw")]
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_BPFFS)]
     pub bpffs: PathBuf,
+}
+
+const DEFAULT_BPFFS: &str = "/sys/fs/bpf/fw";
+
+impl Pins {
+    /// Whether this is the directory that is meant if none is named.
+    pub fn is_default(&self) -> bool {
+        self.bpffs == Path::new(DEFAULT_BPFFS)
+    }
 }
 
 /// Where Docker answers.

@@ -34,10 +34,19 @@ pub fn run(options: &Options) -> Outcome {
     let directory = match Directory::open(&options.pins.bpffs) {
         Ok(directory) => directory,
         // Somebody may have removed the pins, and our rules are still there.
-        Err(DirectoryError::Empty { path }) => {
+        Err(DirectoryError::Empty { path }) if options.pins.is_default() => {
             let errors = remove_rules();
             eprintln!("fw: nothing is in force in {}", path.display());
             return ended(&errors, "fw: no rules of fw are left, either");
+        }
+        // A name mistyped must not take the rules of the fw that runs here.
+        Err(DirectoryError::Empty { path }) => {
+            eprintln!(
+                "fw: nothing is in force in {}; rules in iptables and nftables were not touched, `fw down` without --bpffs \
+                 takes away those that nobody needs any more",
+                path.display()
+            );
+            return Ok(ExitCode::SUCCESS);
         }
         Err(error) => return Err(error.into()),
     };

@@ -80,7 +80,13 @@ impl Directory {
 
     /// The directory of an fw that is or was running.
     pub fn open(path: &Path) -> Result<Self, DirectoryError> {
-        match path.join("settings").try_exists() {
+        // Any of our pins will do: somebody may have removed others.
+        let pins = super::MAP_NAMES.iter().copied().chain([super::HOOK_PINS]);
+        let there = path
+            .join("settings")
+            .try_exists()
+            .map(|settings| settings || pins.into_iter().any(|name| path.join(name).exists()));
+        match there {
             Ok(true) => Self::check(path, path)?,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 return Err(DirectoryError::Forbidden { path: path.to_owned() });
