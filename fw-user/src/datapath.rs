@@ -89,6 +89,11 @@ pub enum DatapathError {
     },
 }
 
+/// Whether the next start would make new maps in place of those pinned in `directory`: of these sizes, or another layout.
+pub fn would_rebuild(directory: &Directory, sizes: &[(&'static str, u32)]) -> Result<bool, DatapathError> {
+    rebuild::needed(directory.path(), sizes)
+}
+
 /// Loaded programs, the pinned maps behind them, and the hooks on which they run.
 pub struct Datapath {
     programs: Programs,
@@ -155,7 +160,10 @@ impl Datapath {
         let Some(rebuild) = &mut self.rebuild else { return Ok(()) };
         rebuild.carry(&mut self.maps, monotonic_seconds() as u32)?;
         self.hooks.renew(&mut self.programs, &rebuild.kept, devices)?;
-        rebuild.catch_up(&mut self.maps)?;
+        // All hooks run on the new maps: from here on there is no way back, and none is needed.
+        if let Err(error) = rebuild.catch_up(&mut self.maps) {
+            tracing::warn!(%error, "flows of the last moment were not carried over to the new maps");
+        }
         self.rebuild.take().map_or(Ok(()), Rebuild::finish)
     }
 

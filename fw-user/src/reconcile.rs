@@ -107,6 +107,8 @@ pub struct Reconciler {
     believed: Option<State>,
     /// The hand-over that stands.
     handed_over: Option<HandOver>,
+    /// What was in force before a policy that was read again, until what it lets be no more is cut.
+    due: Option<State>,
     /// Docker's NAT rules have been seen.
     nat_seen: bool,
     /// The backstop between neighbours that stands.
@@ -179,6 +181,7 @@ impl Reconciler {
             datapath,
             believed: None,
             handed_over: None,
+            due: None,
             nat_seen: false,
             apart: None,
             closed: None,
@@ -198,6 +201,7 @@ impl Reconciler {
         self.status.made_directory |= previous.made_directory;
         self.report();
         let before = self.datapath.read(&devices)?;
+        let anew = self.datapath.is_rebuilding();
         match self.pass(Wake::Everything).await {
             Ok(passed) => Ok(passed),
             Err(error) if self.datapath.is_rebuilding() => {
@@ -206,6 +210,8 @@ impl Reconciler {
                 }
                 Err(error)
             }
+            // The hooks have gone over to new maps, which hold all that is wanted; those before were empty.
+            Err(error) if anew => Err(error),
             Err(error) => {
                 self.put_back(&before, &devices);
                 self.status = previous;
@@ -362,20 +368,31 @@ impl Reconciler {
         let devices: BTreeMap<u32, String> =
             host.links.iter().map(|link| (link.index, link.name.clone())).collect();
         let current = self.in_force(wake, &devices)?;
-        let reloaded = self.candidate.is_some();
+        // A pass that fails on its way leaves the cut to the next one.
+        if self.candidate.is_some() && self.due.is_none() {
+            self.due = Some(current.clone());
+        }
         let doubts = self.believe_docker(&host, &container_links, &current);
         let wanted = self.wanted(&host, &container_links, &current)?;
         self.say(&wanted.warnings);
         let mut steps = plan(&current, &wanted.state);
-        let kept = if reloaded { self.keep(&current, &wanted.state) } else { BTreeSet::new() };
-        let degraded = if self.datapath.is_rebuilding() {
+        let due = self.due.take();
+        let kept = due.as_ref().map_or_else(BTreeSet::new, |before| self.keep(before, &wanted.state));
+        let carried = if self.datapath.is_rebuilding() {
             rebuild::order(&mut steps);
-            self.carry_out_anew(&steps, &wanted.state, &devices)?
+            self.carry_out_anew(&steps, &wanted.state, &devices)
         } else {
-            self.carry_out(&steps, &wanted.state, &devices)?
+            self.carry_out(&steps, &wanted.state, &devices)
         };
-        if reloaded {
-            self.cut(&current, &wanted.state, &kept);
+        let degraded = match carried {
+            Ok(degraded) => degraded,
+            Err(error) => {
+                self.due = due;
+                return Err(error);
+            }
+        };
+        if let Some(before) = &due {
+            self.cut(before, &wanted.state, &kept);
         }
         if let Err(error) = self.datapath.drop_early(&wanted.early, &host.links) {
             self.say(&[format!("no early drop: {}", chain(&error))]);
@@ -403,7 +420,8 @@ impl Reconciler {
         let (apart, closed) = (wanted.apart, wanted.closed);
         self.keep_apart(wake, &apart).await;
         self.keep_closed(wake, &output_devices, &closed).await;
-        let degraded = degraded || doubts || self.status.handover == 0 || self.status.docker == 0;
+        let unclosed = !closed.is_empty() && self.closed.is_none();
+        let degraded = degraded || doubts || unclosed || self.status.handover == 0 || self.status.docker == 0;
         self.status.degraded = u8::from(degraded);
         self.status.ready = 1;
         self.status.passes += 1;

@@ -67,6 +67,9 @@ fn environment(pid: u32) -> Option<Connection> {
     values.find_map(parse)
 }
 
+/// The kernel's number for the loopback device of a network namespace (`LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
+
 /// Whether these tables keep the peer from opening this connection once more, were it closed.
 ///
 /// Only a connection by an uplink is judged: from a container or from this host itself no rule of the policy's is asked.
@@ -85,7 +88,8 @@ pub fn would_cut(tables: &Memory, connection: &Connection) -> bool {
     let home = tables.local_address(&LocalKey::new(local, 0)).map(|found| found.ifindex);
     let at_home = |(_, uplink): &&(u32, Interface)| home.is_none() || home == Some(uplink.l3_device);
     let judged: Vec<&(u32, Interface)> = match uplinks.iter().filter(at_home).collect::<Vec<_>>() {
-        none if none.is_empty() => uplinks.iter().collect(),
+        // An address of the loopback device comes in by any uplink; that of a VPN by the VPN, which nobody judges.
+        none if none.is_empty() && home.is_none_or(|home| home == LOOPBACK) => uplinks.iter().collect(),
         some => some,
     };
     // A decision writes to the tables: it gets its own.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{Engine, Failure, Outcome, Pins, need_privileges, print, read_policy, runtime};
 use crate::connections::{self, Cut};
 use crate::conntrack;
-use crate::datapath::{Directory, DirectoryError, Maps, attached_in};
+use crate::datapath::{Directory, DirectoryError, Maps, attached_in, would_rebuild};
 use crate::desired::desired;
 use crate::difference::{self, TableChange};
 use crate::docker::{Docker, DockerSnapshot};
@@ -46,8 +46,12 @@ pub fn run(options: &Options) -> Outcome {
     need_privileges()?;
     let host = netlink::snapshot()?;
     check_uplinks(&policy, None, &host.links).map_err(|error| Failure::Usage(error.into()))?;
+    let mut resized = false;
     let current = match Directory::open(&options.pins.bpffs) {
-        Ok(directory) => in_force(&directory, &host)?,
+        Ok(directory) => {
+            resized = would_rebuild(&directory, &policy.tables.of_maps())?;
+            in_force(&directory, &host)?
+        }
         Err(DirectoryError::Empty { path }) => {
             eprintln!("fw: nothing is in force in {}: all of it would be new", path.display());
             State::default()
@@ -59,6 +63,9 @@ pub fn run(options: &Options) -> Outcome {
     let wanted = desired(&policy, &inventory, &current).map_err(|error| Failure::Usage(error.into()))?;
     let connection = typed_on();
     let mut warnings = wanted.warnings;
+    if resized {
+        warnings.push("tables of other sizes take effect with the next start of `fw run`".to_owned());
+    }
     let cut = match conntrack::snapshot() {
         Ok(open) => connections::cut(&current, &wanted.state, &open).iter().map(of_connection).collect(),
         Err(error) => {
@@ -67,6 +74,7 @@ pub fn run(options: &Options) -> Outcome {
         }
     };
     let report = Report {
+        resized,
         tables: difference::between(&current, &wanted.state),
         rules: (difference::rules(&wanted.state, &current), difference::rules(&current, &wanted.state)),
         attached: hooks(&wanted.state, &current, &host),
@@ -134,6 +142,8 @@ fn of_connection(cut: &Cut) -> Row {
 }
 
 struct Report {
+    /// `[tables]` asks for maps of other sizes.
+    resized: bool,
     tables: Vec<TableChange>,
     /// New rules, and those that go.
     rules: (Vec<String>, Vec<String>),
@@ -148,7 +158,7 @@ struct Report {
 
 impl Report {
     fn changes(&self) -> bool {
-        !(self.tables.is_empty() && self.attached.is_empty() && self.detached.is_empty())
+        self.resized || !(self.tables.is_empty() && self.attached.is_empty() && self.detached.is_empty())
     }
 
     fn json(&self) -> Value {
