@@ -186,12 +186,14 @@ pub(super) fn to_container<T: Tables, B: Bytes + ?Sized>(
             None => Verdict::drop(Reason::UnknownFragment),
         };
     }
+    let mut begun_by_peer = false;
     let accepted = if packet.is_icmp_error() {
         if related(bytes, tables, packet, inner, by).is_none() {
             return Verdict::drop(Reason::UnrelatedError);
         }
         Verdict::accept(Reason::RelatedError)
-    } else if reply(tables, packet, None, flows).is_some() {
+    } else if let Some(flow) = reply(tables, packet, None, flows) {
+        begun_by_peer = flow.owner == owner::PEER;
         Verdict::accept(Reason::Reply)
     } else {
         let verdict = direct(tables, packet, by, flows);
@@ -201,7 +203,7 @@ pub(super) fn to_container<T: Tables, B: Bytes + ?Sized>(
         verdict
     };
     let known = tables.endpoint(&packet.destination).is_some();
-    let mark = if known { Mark::In } else { Mark::None };
+    let mark = if known && !begun_by_peer { Mark::In } else { Mark::None };
     remember(tables, packet, mark);
     accepted.marked(mark)
 }

@@ -10,9 +10,9 @@ use fw_common::tables::{Port, PortKey, Terms, egress, sources};
 use fw_common::wire::proto;
 use ipnet::IpNet;
 
-use super::kind;
 use super::rules::number_of;
 use super::zones::Zones;
+use super::{kind, outbound};
 use crate::inventory::{Endpoint, Inventory};
 use crate::policy::label::{self, LabelKey, Peers, meet, set_of};
 use crate::policy::{Egress, HostAccess, Labels, Policy, Proto, SetName, Sources};
@@ -230,17 +230,13 @@ impl Labelled {
         }
         let names: Vec<SetName> = label.iter().cloned().collect();
         // What is let in by rules that name sets has to be a set of its own.
-        for published in inventory.published.iter().filter(|published| published.container == container) {
-            for port in [published.host_port, published.container_port] {
-                let Rules::Of(rules) = rules_for(policy, number_of(published.protocol), port) else {
-                    continue;
-                };
-                let key = (rules.iter().cloned().collect(), names.clone());
-                if !self.met.contains_key(&key) {
-                    let both = self.both(policy, container, LabelKey::AllowFrom, &rules, &label);
-                    self.used.extend(both.iter().cloned());
-                    self.met.insert(key, both);
-                }
+        for (number, port) in services(policy, inventory, container) {
+            let Rules::Of(rules) = rules_for(policy, number, port) else { continue };
+            let key = (rules.iter().cloned().collect(), names.clone());
+            if !self.met.contains_key(&key) {
+                let both = self.both(policy, container, LabelKey::AllowFrom, &rules, &label);
+                self.used.extend(both.iter().cloned());
+                self.met.insert(key, both);
             }
         }
         From::Of(names)
@@ -340,6 +336,31 @@ impl Labelled {
         let alone = if key.address == key.address.any_of_family() { 0 } else { sources::ALONE };
         *port = Port { sources: kind | alone, zones: mask, open: 0, ..*port };
     }
+}
+
+/// Protocols and ports under which a container is reached: published ones, and those of its own addresses.
+fn services(policy: &Policy, inventory: &Inventory, container: &str) -> BTreeSet<(u8, u16)> {
+    let published = inventory.published.iter().filter(|published| published.container == container);
+    let mut services: BTreeSet<(u8, u16)> = published
+        .flat_map(|published| {
+            [published.host_port, published.container_port].map(|port| (number_of(published.protocol), port))
+        })
+        .collect();
+    for direct in inventory.direct.iter().filter(|direct| direct.container == container) {
+        services.insert((proto::ICMP, 0));
+        match direct.port {
+            Some(port) => _ = services.insert((number_of(port.protocol), port.port)),
+            None => services.extend(policy.allow.iter().flat_map(named)),
+        }
+    }
+    services
+}
+
+/// What a rule names of a container that is asked for all its ports.
+fn named(rule: &crate::policy::Allow) -> impl Iterator<Item = (u8, u16)> {
+    let number = outbound::number(rule.proto);
+    let ports = rule.ports.iter().flat_map(|range| range.ports());
+    ports.take(super::rules::MOST_DIRECT).map(move |port| (number, port))
 }
 
 /// The `[[allow]]` rules for a port, as far as sources go.

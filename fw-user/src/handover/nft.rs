@@ -158,11 +158,7 @@ impl Nft {
 
     /// Whether Docker's own tables translate (29 and later, with its nftables backend).
     pub fn docker_writes(&self) -> Result<bool, HandoverError> {
-        let output = run(&self.program, &["list", "tables"], "", PATIENCE)?;
-        if !output.ok {
-            return Err(output.error(&self.program));
-        }
-        Ok(output.stdout.lines().any(|line| line.ends_with(" docker-bridges")))
+        Ok(self.list("ip docker-bridges")?.is_some() || self.list("ip6 docker-bridges")?.is_some())
     }
 
     /// What Docker's own nftables rules make of our marks; `None` where it has none.

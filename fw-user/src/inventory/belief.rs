@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{bridge_index, port_of};
-use crate::docker::{DockerContainer, DockerEndpoint, DockerNetwork, DockerSnapshot};
+use crate::docker::{DockerContainer, DockerEndpoint, DockerNetwork, DockerSnapshot, GatewayMode};
 use crate::netlink::{ContainerLink, HostSnapshot};
 
 /// What was known before the snapshot, and what the kernel shows now.
@@ -98,6 +98,18 @@ fn keep_network(network: &mut DockerNetwork, old: &DockerNetwork, doubts: &mut V
     let told = network.clone();
     network.internal |= old.internal;
     network.icc &= old.icc;
+    network.masquerade &= old.masquerade;
+    for (mode, before) in [
+        (&mut network.gateway_mode_v4, old.gateway_mode_v4),
+        (&mut network.gateway_mode_v6, old.gateway_mode_v6),
+    ] {
+        if *mode == GatewayMode::default() {
+            *mode = before;
+        }
+    }
+    if network.trusted_interfaces.is_empty() {
+        network.trusted_interfaces.clone_from(&old.trusted_interfaces);
+    }
     if network.subnets.is_empty() {
         network.subnets.clone_from(&old.subnets);
     }
@@ -157,6 +169,9 @@ fn keep_container(
         container.published.extend(&old.published);
         container.published.sort();
         container.published.dedup();
+        container.routed.extend(&old.routed);
+        container.routed.sort();
+        container.routed.dedup();
     }
     if (&container.endpoints, &container.published) != (&told.0, &told.1) {
         doubts.push(format!(

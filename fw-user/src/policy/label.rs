@@ -90,6 +90,9 @@ pub fn icc(value: &str) -> Result<bool, String> {
     value.trim().parse().map_err(|_| wrong(value, "\"true\" or \"false\""))
 }
 
+/// Whoever writes labels must not fill the tables, which would stop everything: longer lists are the policy's.
+const MOST_PREFIXES: usize = 64;
+
 fn peers(value: &str, policy: &Policy, expected: &str) -> Result<Peers, String> {
     match value.trim() {
         "any" => return Ok(Peers::Any),
@@ -110,6 +113,8 @@ fn peers(value: &str, policy: &Policy, expected: &str) -> Result<Peers, String> 
     }
     if sets.is_empty() && prefixes.is_empty() {
         Err(wrong(value, expected))
+    } else if prefixes.len() > MOST_PREFIXES {
+        Err(format!("more than {MOST_PREFIXES} prefixes; name a set of the policy"))
     } else {
         Ok(Peers::Of { sets, prefixes })
     }
@@ -182,6 +187,8 @@ mod tests {
             assert!(egress(wrong, &policy).is_err(), "{wrong:?}");
             assert!(allow_from(wrong, &policy).is_err(), "{wrong:?}");
         }
+        let many = (0..=MOST_PREFIXES).map(|last| format!("192.0.2.{last}")).collect::<Vec<_>>().join(",");
+        assert!(egress(&many, &policy).is_err());
         assert!(allow_from("internet", &policy).is_err() && host("no").is_err() && icc("0").is_err());
         assert!(LabelKey::is_mistaken("fw.egres") && !LabelKey::is_mistaken("fw.egress"));
         assert!(!LabelKey::is_mistaken("fwx.egress"));
