@@ -430,6 +430,23 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_in_and_its_answers_keep_a_flow_alive() {
+        let seen = |state| Flow { last_seen: 1000, started: 1000, state, owner: owner::OTHER, container: 0 };
+        for (protocol, flags, before) in [
+            (proto::UDP, 0, state::OPENING),
+            (proto::TCP, tcp::ACK, state::ESTABLISHED),
+            (proto::TCP, tcp::ACK, state::OPENING),
+            (proto::TCP, tcp::FIN | tcp::ACK, state::OPENING),
+            (proto::TCP, tcp::ACK, state::FIN_SENT),
+        ] {
+            let packet = packet(protocol, flags);
+            let next = Flow::came_in(Some(&seen(before)), &packet, owner::OTHER, 1007).unwrap();
+            assert_eq!((next.last_seen, next.started), (1007, 1000), "{protocol} {flags:#x}");
+            assert_eq!(seen(before).answered(&packet, 1008).last_seen, 1008);
+        }
+    }
+
+    #[test]
     fn every_timeout_is_below_conntracks() {
         for (protocol, flow_state, conntrack) in [
             (proto::TCP, state::OPENING, 120),

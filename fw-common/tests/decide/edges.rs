@@ -267,3 +267,16 @@ fn an_address_made_from_a_mac_address_turns_its_bit() {
     assert!(!own.is_made_from_other(&mac));
     assert!(Address::from(address("fe80::11:22ff:fe33:4455")).is_made_from_other(&mac));
 }
+
+/// XDP runs before the kernel has looked for whom a frame is.
+#[test]
+fn for_whom_a_frame_is_xdp_reads_itself() {
+    for f in families() {
+        let host = tables();
+        let mut knock = outside("", ip(f.remote, f.ours).tcp(5000, 9999, tcp::SYN));
+        knock.hook = Hook::UplinkXdp;
+        assert_eq!(meets(&host, &knock).reason, Reason::PortNotAllowed);
+        knock.frame[..6].copy_from_slice(&container_mac(PORT_A1).bytes);
+        assert!(!meets(&host, &knock).reason.is_drop(), "somebody else's");
+    }
+}
