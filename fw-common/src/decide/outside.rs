@@ -204,7 +204,10 @@ pub(super) fn to_container<T: Tables, B: Bytes + ?Sized>(
     };
     let known = tables.endpoint(&packet.destination).is_some();
     let mark = if known && !begun_by_peer { Mark::In } else { Mark::None };
-    remember(tables, packet, mark);
+    // Who only looks leaves nothing behind: the hook behind XDP remembers.
+    if flows == Flows::Renewed {
+        remember(tables, packet, mark);
+    }
     accepted.marked(mark)
 }
 
