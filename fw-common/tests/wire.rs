@@ -189,3 +189,14 @@ fn a_first_fragment_holds_the_whole_header_of_udp_itself() {
         assert_eq!(parsed(&bytes).map(|_| ()), expected, "{length} bytes");
     }
 }
+
+#[test]
+fn a_message_of_icmp_holds_its_header_itself() {
+    let family = families()[0];
+    let mut bytes = ip(family.remote, family.ours).echo(7).packet();
+    for (length, expected) in [(28, Ok(())), (27, Err(Reason::MalformedTransport))] {
+        // What stands behind is a frame's trailer.
+        bytes[3] = length;
+        assert_eq!(parsed(&bytes).map(|_| ()), expected, "{length} bytes");
+    }
+}
