@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
@@ -288,8 +289,22 @@ pub fn remove_all(directory: &Path, devices: &BTreeMap<u32, String>) -> Vec<Data
     for ifindex in pins.keys().map(|point| point.ifindex).collect::<BTreeSet<_>>() {
         errors.extend(remove_qdisc(&links, ifindex, devices).err());
     }
+    // The kernel takes a link off some milliseconds after its last pin has gone (6.18), and until then it drops and marks.
+    let tcx = || pins.iter().filter(|(_, pin)| pin.how == Attachment::Tcx);
+    let still_runs = || {
+        tcx().any(|(point, _)| {
+            devices.get(&point.ifindex).is_some_and(|name| runs(*point, Attachment::Tcx, name))
+        })
+    };
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE && still_runs() {
+        std::thread::sleep(PATIENCE / 200);
+    }
     errors
 }
+
+/// How long the kernel may take for that. Another fw on the same devices is not waited for any longer.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is attached, for those who only look: how, and whether the kernel says so as well as the pin.
 pub fn attached_in(
