@@ -43,6 +43,17 @@ fn down_takes_away_what_a_killed_daemon_left() {
     lab.fw_down().expect("fw down");
     let after = lab.footprint().expect("a footprint");
     assert!(after == before, "{}", difference(&before, &after));
+
+    // The directory of another fw, or one mistyped, takes nothing of this one; a pin that somebody has removed hides nothing.
+    lab.fw_run(POLICY).expect("fw").kill().expect("SIGKILL");
+    let stands = lab.footprint().expect("a footprint");
+    let binary = lab::fw_binary().expect("fw").display().to_string();
+    lab.host().run(&[&binary, "down", "--bpffs", "/sys/fs/bpf/other"]).expect("nothing is in force there");
+    assert_eq!(lab.footprint().expect("a footprint"), stands);
+    lab.host().script(&format!("rm {}/settings", lab::BPFFS)).expect("a pin less");
+    lab.fw_down().expect("fw down");
+    let after = lab.footprint().expect("a footprint");
+    assert!(after == before, "{}", difference(&before, &after));
 }
 
 /// What other people have on the same host; it has to survive in its place.

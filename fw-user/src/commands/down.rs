@@ -12,7 +12,7 @@ use super::{Failure, Outcome, Pins, is_fw, need_privileges};
 use crate::connections;
 use crate::conntrack;
 use crate::control;
-use crate::datapath::{self, DatapathError, Directory, DirectoryError, Lock, Maps};
+use crate::datapath::{self, Directory, DirectoryError, Lock, Maps};
 use crate::handover::{HandoverError, Iptables, Nft};
 use crate::netlink::NetlinkError;
 use crate::plan::State;
@@ -65,10 +65,8 @@ pub fn run(options: &Options) -> Outcome {
     }
     match tables {
         Ok(state) => errors.extend(cut(&state).err().map(|error| chain(&error))),
-        Err(error @ DatapathError::Layout { .. }) => {
-            eprintln!("fw: connections between networks may go on: {}", chain(&error));
-        }
-        Err(error) => errors.push(format!("connections between networks may go on: {}", chain(&error))),
+        // Another layout, or a pin that is gone: once more would find no more.
+        Err(error) => eprintln!("fw: connections between networks may go on: {}", chain(&error)),
     }
     errors.extend(directory.remove_pins(daemon.made_directory));
     drop(lock);
