@@ -204,6 +204,15 @@ mod tests {
             let connection = connection(text);
             assert!(!would_cut(&host(&[22]), &connection), "{text}");
             assert!(would_cut(&host(&[23]), &connection), "{text}");
+            // A VPN brings what is for its own address, and nobody judges it; that of the loopback comes by an uplink.
+            for (ifindex, cut) in [(7, false), (LOOPBACK, true)] {
+                let mut elsewhere = host(&[23]);
+                elsewhere.local_addresses.clear();
+                let value = fw_common::tables::LocalAddress { ifindex, broadcast: 0, reserved: [0; 3] };
+                let key = LocalKey::new(connection.local.ip().into(), ifindex);
+                elsewhere.local_addresses.insert(key, value);
+                assert_eq!(would_cut(&elsewhere, &connection), cut, "{text} on {ifindex}");
+            }
             let mut observing = host(&[]);
             observing.settings.observe = 1;
             assert!(!would_cut(&observing, &connection), "observing drops nothing");

@@ -280,3 +280,24 @@ fn for_whom_a_frame_is_xdp_reads_itself() {
         assert!(!meets(&host, &knock).reason.is_drop(), "somebody else's");
     }
 }
+
+/// Who connected before fw was there is let be, and Docker's own rules know the connection.
+#[test]
+fn what_the_peer_began_is_not_vouched_for_at_a_container_s_own_address() {
+    for f in families() {
+        for (owner, mark) in [(owner::PEER, Mark::None), (owner::CONTAINER, Mark::In)] {
+            let host = tables();
+            let key = tuple(f.a1, 80, f.remote, 5000, proto::TCP);
+            let flow = Flow {
+                last_seen: host.now,
+                started: host.now,
+                state: state::ESTABLISHED,
+                owner,
+                container: 0,
+            };
+            host.flows.borrow_mut().insert(key, flow);
+            let segment = outside("", ip(f.remote, f.a1).tcp(5000, 80, tcp::ACK));
+            assert_eq!(meets(&host, &segment), Verdict::accept(Reason::Reply).marked(mark));
+        }
+    }
+}

@@ -201,7 +201,7 @@ fn overlap(ours: &[IpNet], theirs: &[IpNet]) -> bool {
 mod tests {
     use super::super::tests::{link_mut, world};
     use super::*;
-    use crate::docker::Published;
+    use crate::docker::{Exposed, Published, Routed, Transport};
 
     struct World {
         before: DockerSnapshot,
@@ -308,6 +308,22 @@ mod tests {
         said.containers[0].endpoints[0].mac = None;
         said.containers[0].endpoints.remove(1);
         assert_eq!(world.believe(said), (world.before.clone(), 3));
+    }
+
+    #[test]
+    fn how_a_network_is_joined_to_the_outside_is_as_before_where_it_is_left_out() {
+        let mut world = World::new();
+        let network = &mut world.before.networks[0];
+        (network.gateway_mode_v4, network.gateway_mode_v6) = (GatewayMode::Routed, GatewayMode::Isolated);
+        (network.masquerade, network.trusted_interfaces) = (false, vec!["wg0".into()]);
+        let port = Exposed { protocol: Transport::Tcp, port: 80 };
+        world.before.containers[0].routed = vec![Routed { ipv6: false, port }];
+        let mut said = world.before.clone();
+        let network = &mut said.networks[0];
+        (network.gateway_mode_v4, network.gateway_mode_v6) = Default::default();
+        (network.masquerade, network.trusted_interfaces) = (true, Vec::new());
+        said.containers[0].routed.clear();
+        assert_eq!(world.believe(said), (world.before.clone(), 1));
     }
 
     #[test]

@@ -114,6 +114,13 @@ fn a_policy_on_trial_goes_again_unless_it_is_confirmed_from_elsewhere() {
     becomes(&lab, 9101, false);
     assert!(reached(&lab, 9100), "the policy before is back");
     ends(&fw(&lab, &["confirm"], None), 1, &["no policy waits"]);
+    // A signal may be a script's: it does not bring back what was taken back.
+    daemon.signal("HUP").expect("SIGHUP");
+    wait::until("the signal is refused", Duration::from_secs(15), || {
+        lab.fw_log().contains("`fw reload` puts it in force").then_some(())
+    })
+    .expect("a refusal");
+    assert!(reached(&lab, 9100) && !reached(&lab, 9101), "{}", lab.fw_log());
 
     // Confirmed, by somebody who has logged in once more.
     ends(&fw(&lab, &["reload", "--confirm", "1h"], Some(SSH)), 0, &[]);

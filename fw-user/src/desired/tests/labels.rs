@@ -132,6 +132,29 @@ fn published_ports_are_narrowed_to_whom_the_label_names() {
     assert_eq!(exact.rule, port(&found, Address::ANY_V4, 8081).rule);
 }
 
+/// In the gateway modes routed and nat-unprotected: with one port, and with all.
+#[test]
+fn a_label_narrows_who_may_reach_a_container_at_its_own_address() {
+    let policy = format!(
+        "{SETS}[[allow]]\nname = \"web\"\nproto = \"tcp\"\nports = [80]\nfrom = [\"lan\"]\n\
+         [[allow]]\nname = \"ping\"\nproto = \"icmp\"\nfrom = [\"lan\"]\n"
+    );
+    for port in [Some(Exposed { protocol: Transport::Tcp, port: 80 }), None] {
+        let mut inventory = world();
+        let web = inventory.endpoints.iter_mut().find(|endpoint| endpoint.container == "web").expect("it");
+        web.labels.insert("fw.allow_from".to_owned(), "part".to_owned());
+        let at = web.addresses[0];
+        let direct = DirectPort { address: at, port, by: None, container: "web".to_owned() };
+        inventory.direct.push(direct);
+        let found = want(&policy, &inventory, &State::default());
+        for key in [PortKey::new(at.into(), proto::TCP, 80), PortKey::new(at.into(), proto::ICMP, 0)] {
+            let entry = found.state.tables.ports[&key];
+            assert_eq!(entry.sources & !sources::ALONE, sources::ZONES, "{port:?} {key:?}");
+            assert_eq!(members(&found, entry.zones), ["10.1.0.0/16"], "{port:?} {key:?}");
+        }
+    }
+}
+
 #[test]
 fn the_same_address_with_other_labels_has_nothing_of_the_old_ones() {
     let first = labelled("", &[("fw.egress", "none"), ("fw.icc", "false"), ("fw.allow_from", "none")]);
