@@ -120,8 +120,9 @@ fn whole_way(what: &str, file: &Path) {
     let inventory = Inventory::default();
     let empty = State::default();
     let prepared = timed("prepare its tables", || Prepared::new(&policy, &empty).expect("it fits"));
-    let wanted =
-        timed("desired", || desired_with(&policy, &inventory, &empty, &prepared).expect("it fits").state);
+    let wanted = timed("desired", || {
+        desired_with(&policy, &inventory, &empty, &prepared, Labelled::default()).expect("it fits").state
+    });
     let steps = timed("plan", || plan(&empty, &wanted));
     timed(&format!("write {} entries", steps.len()), || {
         maps.apply_all(&steps).expect("written");
@@ -134,7 +135,9 @@ fn whole_way(what: &str, file: &Path) {
     timed("an idle pass: read the maps, desired, plan", || {
         let current = maps.read_around(&wanted.tables).expect("read");
         assert!(prepared.is_of(&current, &Labelled::default()));
-        let again = desired_with(&policy, &inventory, &current, &prepared).expect("it fits").state;
+        let again = desired_with(&policy, &inventory, &current, &prepared, Labelled::default())
+            .expect("it fits")
+            .state;
         assert_eq!(plan(&current, &again), []);
     });
     println!("  {:46} {:>9} MB", "memory of the daemon (RSS)", resident());

@@ -143,19 +143,19 @@ impl Prepared {
 /// What should be in force, given what is.
 pub fn desired(policy: &Policy, inventory: &Inventory, current: &State) -> Result<Desired, DesiredError> {
     let labelled = Labelled::new(policy, inventory);
-    desired_with(policy, inventory, current, &Prepared::with_labels(policy, &labelled, current)?)
+    let prepared = Prepared::with_labels(policy, &labelled, current)?;
+    desired_with(policy, inventory, current, &prepared, labelled)
 }
 
-/// As [`desired`], with what follows from the policy alone.
+/// As [`desired`], with what follows from the policy alone, and from the labels of this inventory under it.
 pub fn desired_with(
     policy: &Policy,
     inventory: &Inventory,
     current: &State,
     prepared: &Prepared,
+    labelled: Labelled,
 ) -> Result<Desired, DesiredError> {
     let mut desired = Desired::default();
-    // Whose labels they are is the inventory's to say, each time anew.
-    let labelled = Labelled::new(policy, inventory);
     uplinks::uplinks(policy, inventory, current, &mut desired);
     for network in &inventory.networks {
         managed(policy, inventory, network, &prepared.zones, &labelled, &mut desired);

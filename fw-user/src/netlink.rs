@@ -264,5 +264,5 @@ pub fn snapshot() -> Result<HostSnapshot, NetlinkError> {
 }
 
 const AF_UNSPEC: u8 = 0;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
+pub(crate) const AF_INET: u8 = 2;
+pub(crate) const AF_INET6: u8 = 10;

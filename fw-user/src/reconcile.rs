@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use fw_common::Address;
 use fw_common::tables::Daemon;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
@@ -15,7 +14,7 @@ use crate::control::Control;
 use crate::datapath::{Datapath, DatapathError};
 use crate::desired::{Desired, DesiredError, Labelled, Prepared, desired_with, newcomer};
 use crate::docker::{Docker, DockerError, DockerSnapshot, Events};
-use crate::handover::{self, HandoverError, Iptables, Nat, Standing};
+use crate::handover::Standing;
 use crate::inventory::{Evidence, Inventory, believe};
 use crate::kept::Read;
 use crate::netlink::{self, Changed, HostSnapshot, Joined, NetlinkError, Watch};
@@ -25,12 +24,14 @@ use crate::policy::Policy;
 mod backend;
 mod backstop;
 mod control;
+mod handed;
 mod nat;
 mod rebuild;
 mod takeover;
 mod uplinks;
 
 use control::{Candidate, Judged, Trial, asked, until};
+use handed::HandOver;
 pub use uplinks::{MissingUplinks, check_uplinks};
 
 /// Everything may be missed once; at this interval everything is looked at again.
@@ -125,17 +126,6 @@ pub struct Reconciler {
     /// Connections that this daemon has cut.
     severed: Vec<Connection>,
     status: Daemon,
-}
-
-/// What iptables should hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct HandOver {
-    /// Names of the devices by which packets leave.
-    devices: BTreeSet<String>,
-    /// Whether networks reach each other.
-    reach: bool,
-    /// The rules of our own.
-    nat: Option<Nat>,
 }
 
 /// What a pass did.
@@ -411,11 +401,8 @@ impl Reconciler {
         };
         self.believed = Some(wanted.state);
         if wake >= Wake::Docker || self.handed_over.as_ref() != Some(&wanted_rules) {
-            let (bit, reach) = (self.policy.marks.bit, wanted_rules.reach);
             let local = host.addresses.iter().map(|local| local.address.into()).collect();
             self.hand_over(wanted_rules, &local).await;
-            let advice = self.beside(tokio::task::spawn_blocking(move || backend::advice(bit, reach))).await;
-            self.say(advice.ok().flatten().as_slice());
         }
         let (apart, closed) = (wanted.apart, wanted.closed);
         self.keep_apart(wake, &apart).await;
@@ -444,8 +431,9 @@ impl Reconciler {
             let policy = &candidate.read.policy;
             let inventory = inventory(self.last_docker.as_ref(), policy);
             let labelled = Labelled::new(policy, &inventory);
-            let fitting = Prepared::with_labels(policy, &labelled, current)
-                .and_then(|prepared| Ok((desired_with(policy, &inventory, current, &prepared)?, prepared)));
+            let fitting = Prepared::with_labels(policy, &labelled, current).and_then(|prepared| {
+                Ok((desired_with(policy, &inventory, current, &prepared, labelled)?, prepared))
+            });
             if let Some(wanted) = self.judge(candidate, fitting, current) {
                 return Ok(wanted);
             }
@@ -456,7 +444,7 @@ impl Reconciler {
             Some(prepared) => prepared,
             None => Prepared::with_labels(&self.policy, &labelled, current)?,
         };
-        let wanted = desired_with(&self.policy, &inventory, current, &prepared);
+        let wanted = desired_with(&self.policy, &inventory, current, &prepared, labelled);
         self.prepared = Some(prepared);
         Ok(wanted?)
     }
@@ -598,48 +586,6 @@ impl Reconciler {
                 Ok(true)
             }
             Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Has iptables let packets with our mark skip Docker's filter chains, and writes the rules of our own.
-    async fn hand_over(&mut self, wanted: HandOver, local: &BTreeSet<Address>) {
-        let bit = self.policy.marks.bit;
-        let HandOver { devices, reach, nat } = wanted.clone();
-        let applied = tokio::task::spawn_blocking(move || {
-            let desired = handover::Desired::new(handover::Marks::new(bit)?, devices, reach)?;
-            let iptables = Iptables::find()?;
-            let Some(nat) = nat else { return Ok((iptables.apply(&desired)?, false)) };
-            let (nat, by_nft) = nat::beside_nft(nat)?;
-            Ok::<_, HandoverError>((iptables.apply_all(&desired, &nat)?, by_nft))
-        });
-        let applied = self.beside(applied).await;
-        let applied = applied.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-        let refused = applied.as_ref().map(|(outcome, by_nft)| nat::refusing(outcome, *by_nft));
-        let refused = refused.unwrap_or_default();
-        let applied = applied.map(|(outcome, _)| outcome);
-        self.status.handover = u8::from(applied.is_ok() && refused.is_empty());
-        if let Some(nat) = &wanted.nat {
-            self.status.nat = nat::health(nat, applied.is_ok(), !refused.is_empty());
-            self.say(&nat::warnings(nat));
-        }
-        let before = self.handed_over.take().and_then(|before| before.nat);
-        match applied {
-            Ok(outcome) => {
-                if let Some(nat) = &wanted.nat {
-                    self.forget_stale(before.as_ref(), nat, local).await;
-                }
-                self.handed_over = Some(wanted);
-                if outcome.changed {
-                    tracing::info!("iptables holds our rules");
-                }
-                self.nat_seen |= outcome.nat;
-                self.status.nat = nat::of_docker(self.status.nat, self.nat_seen, outcome.nat);
-                let unreadable =
-                    outcome.unreadable.iter().map(|place| format!("iptables cannot show all of {place:?}"));
-                self.say(&unreadable.collect::<Vec<_>>());
-                self.say(nat::refusal(&refused).as_slice());
-            }
-            Err(error) => self.say(&[format!("our rules in iptables do not stand: {}", chain(&error))]),
         }
     }
 

@@ -5,7 +5,7 @@
 use fw_common::Address;
 
 use super::{Connection, TcpState, Tuple};
-use crate::netlink::{Malformed, Reader, aligned};
+use crate::netlink::{AF_INET, AF_INET6, Malformed, Reader, aligned};
 
 /// `struct nfgenmsg`: any family, version 0.
 pub(super) const HEADER: [u8; 4] = [0; 4];
@@ -156,8 +156,6 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
 const ICMP: u8 = fw_common::wire::proto::ICMP;
 const ICMPV6: u8 = fw_common::wire::proto::ICMPV6;
 /// `NLA_F_NESTED`.

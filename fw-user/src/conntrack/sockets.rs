@@ -7,7 +7,7 @@ use fw_common::Address;
 use fw_common::wire::proto;
 
 use super::{Connection, ENOENT, TcpState, Tuple, status};
-use crate::netlink::{Malformed, NetlinkError, Question, Reader, Socket};
+use crate::netlink::{AF_INET, AF_INET6, Malformed, NetlinkError, Question, Reader, Socket};
 
 /// A socket of TCP or UDP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,8 +111,6 @@ fn found(payload: &[u8]) -> Result<Found, Malformed> {
     Ok(Found { state: header[1], local: (address(8), port(4)), remote: (address(24), port(6)) })
 }
 
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
 const SYN_SENT: u8 = 2;
 const LISTEN: u8 = 10;
 

@@ -180,11 +180,14 @@ fn what_follows_from_the_policy_alone_is_worked_out_once() {
          [[deny]]\nname = \"bad\"\nfrom = [\"many\"]\n",
     );
     let prepared = Prepared::new(&policy, &State::default()).expect("it fits");
-    let first = desired_with(&policy, &world(), &State::default(), &prepared).expect("it fits").state;
+    let first = desired_with(&policy, &world(), &State::default(), &prepared, Labelled::default())
+        .expect("it fits")
+        .state;
     assert_eq!(first, desired(&policy, &world(), &State::default()).expect("it fits").state);
     assert!(prepared.is_of(&first, &Labelled::default()));
     assert!(!prepared.is_of(&State::default(), &Labelled::default()), "its numbers are not in force");
-    let again = desired_with(&policy, &world(), &first, &prepared).expect("it fits").state;
+    let again =
+        desired_with(&policy, &world(), &first, &prepared, Labelled::default()).expect("it fits").state;
     assert!(std::ptr::eq(&raw const *first.tables.sources, &raw const *again.tables.sources));
     assert!(std::ptr::eq(&raw const *first.tables.denied, &raw const *again.tables.denied));
 }

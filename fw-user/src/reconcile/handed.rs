@@ -1,0 +1,65 @@
+//! What is handed over to iptables: our mark skips Docker's filter chains, and rules of our own.
+
+use std::collections::BTreeSet;
+
+use fw_common::Address;
+
+use super::{Reconciler, backend, chain, nat};
+use crate::handover::{self, HandoverError, Iptables, Nat};
+
+/// What iptables should hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct HandOver {
+    /// Names of the devices by which packets leave.
+    pub(super) devices: BTreeSet<String>,
+    /// Whether networks reach each other.
+    pub(super) reach: bool,
+    /// The rules of our own.
+    pub(super) nat: Option<Nat>,
+}
+
+impl Reconciler {
+    /// Has iptables let packets with our mark skip Docker's filter chains, and writes the rules of our own.
+    pub(super) async fn hand_over(&mut self, wanted: HandOver, local: &BTreeSet<Address>) {
+        let bit = self.policy.marks.bit;
+        let HandOver { devices, reach, nat } = wanted.clone();
+        let applied = tokio::task::spawn_blocking(move || {
+            let desired = handover::Desired::new(handover::Marks::new(bit)?, devices, reach)?;
+            let iptables = Iptables::find()?;
+            let Some(nat) = nat else { return Ok((iptables.apply(&desired)?, false)) };
+            let (nat, by_nft) = nat::beside_nft(nat)?;
+            Ok::<_, HandoverError>((iptables.apply_all(&desired, &nat)?, by_nft))
+        });
+        let applied = self.beside(applied).await;
+        let applied = applied.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        let refused = applied.as_ref().map(|(outcome, by_nft)| nat::refusing(outcome, *by_nft));
+        let refused = refused.unwrap_or_default();
+        let applied = applied.map(|(outcome, _)| outcome);
+        self.status.handover = u8::from(applied.is_ok() && refused.is_empty());
+        if let Some(nat) = &wanted.nat {
+            self.status.nat = nat::health(nat, applied.is_ok(), !refused.is_empty());
+            self.say(&nat::warnings(nat));
+        }
+        let before = self.handed_over.take().and_then(|before| before.nat);
+        match applied {
+            Ok(outcome) => {
+                if let Some(nat) = &wanted.nat {
+                    self.forget_stale(before.as_ref(), nat, local).await;
+                }
+                self.handed_over = Some(wanted);
+                if outcome.changed {
+                    tracing::info!("iptables holds our rules");
+                }
+                self.nat_seen |= outcome.nat;
+                self.status.nat = nat::of_docker(self.status.nat, self.nat_seen, outcome.nat);
+                let unreadable =
+                    outcome.unreadable.iter().map(|place| format!("iptables cannot show all of {place:?}"));
+                self.say(&unreadable.collect::<Vec<_>>());
+                self.say(nat::refusal(&refused).as_slice());
+            }
+            Err(error) => self.say(&[format!("our rules in iptables do not stand: {}", chain(&error))]),
+        }
+        let advice = self.beside(tokio::task::spawn_blocking(move || backend::advice(bit, reach))).await;
+        self.say(advice.ok().flatten().as_slice());
+    }
+}
