@@ -7,7 +7,7 @@ use fw_common::tables::counter_index;
 use fw_common::wire::Arrival;
 use fw_common::{Action, Hook, Reason, Tables, Verdict, decide};
 
-use crate::maps::{self, COUNTERS, EVENT_BUDGET, EVENTS, Maps, RULES, now};
+use crate::maps::{self, COUNTERS, Desk, EVENT_BUDGET, EVENTS, Maps, RULES, now};
 use crate::packet::Context;
 
 /// Decides the packet at this hook and says to the kernel what happens to it.
@@ -25,11 +25,11 @@ pub(crate) fn run<C: Context>(hook: Hook, context: &C) -> i32 {
     if early && observing {
         return C::ON;
     }
-    let arrival = context.arrival();
-    let Some(work) = maps::workspace() else {
+    let Some(Desk { work, arrival }) = maps::desk() else {
         return C::UNPREPARED;
     };
-    let verdict = decide(hook, &arrival, context, &maps, work);
+    *arrival = context.arrival();
+    let verdict = decide(hook, arrival, context, &maps, work);
     if !early || matches!(verdict.action, Action::Drop) {
         count(hook, &verdict, context.length());
     }
@@ -45,7 +45,7 @@ pub(crate) fn run<C: Context>(hook: Hook, context: &C) -> i32 {
     match verdict.action {
         Action::Accept | Action::Pass => C::ON,
         Action::Drop => {
-            report(hook, &arrival, &verdict, &maps, work);
+            report(hook, arrival, &verdict, &maps, work);
             if observing { C::ON } else { C::DROP }
         }
     }

@@ -17,6 +17,7 @@ use fw_common::tables::{
     Limit, LinkKey, LocalAddress, LocalKey, Name, NameKey, Network, OutKey, OutRule, Port, PortKey, Present,
     ReachKey, Route, Settings, Subnet, Tables, Zones, capacity,
 };
+use fw_common::wire::Arrival;
 
 use crate::packet::Context;
 
@@ -78,11 +79,18 @@ pub(crate) static EVENT_BUDGET: PerCpuArray<Budget, 1> = PerCpuArray::new();
 pub(crate) static EVENTS: RingBuf<(), { capacity::EVENTS }> = RingBuf::new();
 
 #[btf_map(name = "workspace")]
-static WORKSPACE: PerCpuArray<Workspace, 1> = PerCpuArray::new();
+static WORKSPACE: PerCpuArray<Desk, 1> = PerCpuArray::new();
 
-/// This CPU's room for parsing. TC and XDP programs run with bottom halves disabled, so no two use it at once.
+/// This CPU's room for one packet: what is too much for a stack of 512 bytes. All zero is valid.
+#[repr(C)]
+pub(crate) struct Desk {
+    pub(crate) work: Workspace,
+    pub(crate) arrival: Arrival,
+}
+
+/// This CPU's desk. TC and XDP programs run with bottom halves disabled, so no two use it at once.
 #[inline(always)]
-pub(crate) fn workspace<'a>() -> Option<&'a mut Workspace> {
+pub(crate) fn desk<'a>() -> Option<&'a mut Desk> {
     let room = WORKSPACE.get_ptr_mut(0)?;
     // SAFETY: the slot is this CPU's own, lives as long as the program, and is handed out once in a run.
     Some(unsafe { &mut *room })
@@ -98,7 +106,7 @@ pub(crate) struct Budget {
 /// The BPF maps as the tables that decisions ask.
 pub(crate) struct Maps<'a, C> {
     pub(crate) context: &'a C,
-    settings: Settings,
+    settings: &'static Settings,
 }
 
 impl<'a, C> Maps<'a, C> {
@@ -106,7 +114,7 @@ impl<'a, C> Maps<'a, C> {
     /// attaches anything).
     #[inline(always)]
     pub(crate) fn open(context: &'a C) -> Option<Self> {
-        let settings = *SETTINGS.get(0)?;
+        let settings = SETTINGS.get(0)?;
         Some(Self { context, settings })
     }
 }
@@ -123,7 +131,7 @@ macro_rules! copied {
 impl<C: Context> Tables for Maps<'_, C> {
     #[inline(always)]
     fn settings(&self) -> Settings {
-        self.settings
+        *self.settings
     }
 
     #[inline(always)]
