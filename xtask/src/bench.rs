@@ -1,14 +1,34 @@
 //! `cargo xtask bench`: measurements that anyone can rerun.
 
+mod path;
+mod peers;
+mod report;
+mod sample;
+mod street;
+mod traffic;
+
 use anyhow::{Result, ensure};
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
 use crate::setup::{self, Part};
 use crate::workspace;
 
-/// What to measure.
+/// What `cargo xtask bench` is told.
+#[derive(Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    what: Option<Bench>,
+    /// Fewer sizes and rounds: under three minutes.
+    #[arg(long)]
+    quick: bool,
+    /// Beside the floor, only those whose name contains this.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+}
+
+/// What to measure, if not the whole path of a packet.
 #[derive(Clone, Copy, Debug, Subcommand)]
-pub enum Bench {
+enum Bench {
     /// What the verifier walks for each program, and what a run of each costs for a typical accept and drop.
     Verifier,
     /// What a set of a million prefixes takes: from the policy file into force, in memory, and for each packet.
@@ -16,14 +36,15 @@ pub enum Bench {
 }
 
 /// Measures.
-pub fn run(what: Bench) -> Result<()> {
-    ensure!(setup::is_root(), "loading programs needs root: run it with sudo");
-    setup::ensure(&[Part::Build])?;
-    let arguments = match what {
-        Bench::Verifier => ["--bench", "verifier", "--profile", "bench"],
+pub fn run(arguments: &Arguments) -> Result<()> {
+    ensure!(setup::is_root(), "measuring needs root: run it with sudo");
+    let inside = match arguments.what {
+        None => return path::run(arguments.quick, arguments.only.as_deref().unwrap_or_default()),
+        Some(Bench::Verifier) => ["--bench", "verifier", "--profile", "bench"],
         // What the daemon does counts here, too.
-        Bench::Sets => ["--bench", "sets", "--profile", "release"],
+        Some(Bench::Sets) => ["--bench", "sets", "--profile", "release"],
     };
+    setup::ensure(&[Part::Build])?;
     let mut cargo = workspace::cargo();
-    workspace::run(cargo.args(["bench", "--quiet", "--package", "fw-user"]).args(arguments))
+    workspace::run(cargo.args(["bench", "--quiet", "--package", "fw-user"]).args(inside))
 }

@@ -4,6 +4,7 @@
 //! namespaces of its own (network, mount, process): its `/run`, `/sys` and `/sys/fs/bpf` are private, so that programs
 //! inside need no special paths, and nothing of it is left when the [`Lab`] is dropped or its owner dies.
 
+pub mod bpf;
 mod docker;
 pub mod doors;
 mod engine;
@@ -98,6 +99,18 @@ pub struct Lab {
 impl Lab {
     /// Makes the namespaces, wires H and R, starts dockerd, imports the image.
     pub fn start(options: Options) -> Result<Self> {
+        let lab = Self::without_docker(options)?;
+        lab.mount_docker()?;
+        let proxy = format!("--userland-proxy={}", lab.options.userland_proxy);
+        let arguments: Vec<_> = std::iter::once(proxy).chain(lab.options.dockerd.iter().cloned()).collect();
+        lab.start_docker(&arguments).context("cannot start dockerd in the lab")?;
+        lab.set_bridge_netfilter(lab.options.bridge_netfilter)?;
+        lab.import_image()?;
+        Ok(lab)
+    }
+
+    /// Makes the namespaces, and wires H and R.
+    pub fn without_docker(options: Options) -> Result<Self> {
         let keeper = Keeper::start()?;
         let pid = keeper.pid();
         let lab = Self {
@@ -109,12 +122,6 @@ impl Lab {
             options,
         };
         lab.wire().context("cannot wire the lab's host to its outside client")?;
-        lab.mount_docker()?;
-        let proxy = format!("--userland-proxy={}", lab.options.userland_proxy);
-        let arguments: Vec<_> = std::iter::once(proxy).chain(lab.options.dockerd.iter().cloned()).collect();
-        lab.start_docker(&arguments).context("cannot start dockerd in the lab")?;
-        lab.set_bridge_netfilter(lab.options.bridge_netfilter)?;
-        lab.import_image()?;
         Ok(lab)
     }
 

@@ -34,8 +34,7 @@ enum Task {
     /// Change fw-common in one place after the other, and see whether a test notices.
     Mutants(mutants::Arguments),
     /// Measure; the figures are of this machine and this moment.
-    #[command(subcommand)]
-    Bench(bench::Bench),
+    Bench(bench::Arguments),
     /// Send the same packets at random to two hosts, one with iptables and one with fw, and compare what arrives.
     Oracle(oracle::Arguments),
     /// Who reaches whom on each generation of Docker, without fw and with it, as one table.
@@ -70,7 +69,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Coverage => coverage::run(),
         Task::Mutants(arguments) => mutants::run(&arguments),
-        Task::Bench(what) => bench::run(what),
+        Task::Bench(arguments) => bench::run(&arguments),
         Task::Oracle(arguments) => oracle::command(&arguments),
         Task::Matrix(arguments) => matrix::command(&arguments),
         Task::Soak(what) => soak::run(&what),

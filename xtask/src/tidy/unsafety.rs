@@ -12,7 +12,11 @@ const ALLOWED: &[(&str, &str)] = &[
     ("fw-ebpf/src/packet.rs", "bytes of the packet, and what the kernel knows about it"),
     ("fw-user/build.rs", "a variable for the compiler of the kernel programs"),
     ("xtask/src/lab/offload.rs", "system calls that no library has: a device's offloads"),
-    ("xtask/src/lab/tcx.rs", "system calls that no library has: a foreign program, to be left alone"),
+    (
+        "xtask/src/lab/bpf.rs",
+        "system calls that no library has: foreign programs, and frames made in the kernel",
+    ),
+    ("xtask/src/bench/sample.rs", "a system call that no library has: to run before other work"),
     ("xtask/src/lab/tun.rs", "system calls that no library has: a device without link layer"),
     ("xtask/src/lab/raw.rs", "a link address in the kernel's form, and sockets of protocols without a name"),
     ("xtask/src/lab/tun.rs", "system calls that no library has: devices whose far end is here"),
