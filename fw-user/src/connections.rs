@@ -111,6 +111,8 @@ pub fn seeds(state: &State, connections: &[Connection], now: u32) -> Records {
 
 /// What keeps these connections from going on after they were cut: of TCP their own segments would else make a flow
 /// again, for nothing tells them from those of a connection that is older than the hooks.
+///
+/// The owner tells who began, for [`lifted`]: in `inbound_flows` the container itself, or else the peer.
 #[must_use]
 pub fn severed<'a>(
     state: &State,
@@ -121,17 +123,51 @@ pub fn severed<'a>(
     let cut = |owner| Flow { last_seen: now, started: now, state: flow::state::CUT, owner, container: 0 };
     let mut records = Records::default();
     for connection in connections {
+        let begun_by = |key: &FlowKey| {
+            if key.local == connection.original.source { owner::CONTAINER } else { owner::PEER }
+        };
         records.outward.extend(host.outward(connection).map(|(key, owner)| (key, cut(owner))));
-        records.inbound.extend(host.inbound(connection).map(|(key, owner)| (key, cut(owner))));
+        records.inbound.extend(host.inbound(connection).map(|(key, _)| (key, cut(begun_by(&key)))));
     }
     records
 }
 
-/// Those of the connections that could be opened under `state`.
+/// Those of these flows, which were cut, whose connections could be opened under `state`.
+///
+/// What NAT had made of them is forgotten, so the flow of a container is matched with that of the outside by their peer
+/// and by who began. Where several fit, one that could be opened is enough for that of the outside: containers are held
+/// by their own, and by their port's hook.
 #[must_use]
-pub fn admitted(state: &State, connections: &[Connection]) -> Vec<Connection> {
+pub fn lifted(state: &State, cut: &Records) -> Records {
     let host = Host::new(state);
-    connections.iter().filter(|connection| host.admits(connection).is_ok()).copied().collect()
+    let by_us = |flow: &Flow| flow.owner != owner::PEER;
+    let by_peer = |key: &FlowKey, flow: &Flow| (key.remote, key.remote_port, key.proto, by_us(flow));
+    let may_be = |outer: &FlowKey, inner: &FlowKey, flow: &Flow| {
+        host.admits(&connection_of(outer, inner, by_us(flow))).is_ok()
+    };
+    let mut inside: BTreeMap<_, Vec<(&FlowKey, &Flow)>> = BTreeMap::new();
+    for (key, flow) in &cut.inbound {
+        inside.entry(by_peer(key, flow)).or_default().push((key, flow));
+    }
+    let mut lifted = Records::default();
+    let mut matched = BTreeSet::new();
+    for (key, flow) in &cut.outward {
+        let Some(behind) = inside.get(&by_peer(key, flow)) else {
+            // What containers may open is judged at their ports.
+            let begun_here = matches!(flow.owner, owner::HOST | owner::PEER);
+            lifted.outward.extend((!begun_here || may_be(key, key, flow)).then_some((*key, *flow)));
+            continue;
+        };
+        matched.insert(by_peer(key, flow));
+        let open: Vec<_> = behind.iter().filter(|(inner, flow)| may_be(key, inner, flow)).collect();
+        lifted.outward.extend((!open.is_empty()).then_some((*key, *flow)));
+        lifted.inbound.extend(open.into_iter().map(|(key, flow)| (**key, **flow)));
+    }
+    let alone = cut.inbound.iter().filter(|(key, flow)| !matched.contains(&by_peer(key, flow)));
+    lifted
+        .inbound
+        .extend(alone.filter(|(key, flow)| may_be(key, key, flow)).map(|(key, flow)| (*key, *flow)));
+    lifted
 }
 
 /// Whether anything may still be sent on it.
@@ -474,6 +510,30 @@ fn key(inward: &Tuple) -> FlowKey {
         proto: if is_icmp(inward) { proto::ICMP } else { inward.protocol },
         reserved: [0; 3],
     }
+}
+
+/// The connection of which the outside knows `outer`, and whoever is at its end here `inner`: without NAT the same.
+fn connection_of(outer: &FlowKey, inner: &FlowKey, by_us: bool) -> Connection {
+    let tuple = |key: &FlowKey, outward: bool| {
+        let (protocol, [asks, answers]) = match (key.proto, key.local.is_v4()) {
+            (proto::ICMP, true) => (proto::ICMP, [8, 0]),
+            (proto::ICMP, false) => (proto::ICMPV6, [128, 129]),
+            (other, _) => (other, [0, 0]),
+        };
+        let sent = Tuple {
+            source: key.local,
+            destination: key.remote,
+            protocol,
+            icmp_type: if outward == by_us { asks } else { answers },
+            icmp_code: 0,
+            source_port: key.local_port,
+            destination_port: key.remote_port,
+        };
+        if outward { sent } else { turned(&sent, sent.icmp_type) }
+    };
+    let (sent, received) = (tuple(inner, true), tuple(outer, false));
+    let (original, reply) = if by_us { (sent, received) } else { (received, sent) };
+    Connection { original, reply, tcp: None, status: 0, timeout: None, mark: 0, zone: 0, id: 0 }
 }
 
 /// An IP packet with this tuple, whole and well formed but for its checksums, which no hook looks at.

@@ -154,6 +154,16 @@ impl Datapath {
         self.rebuild.as_ref().is_some_and(Rebuild::carries_flows)
     }
 
+    /// What is in force until a plan that begins with `current` is carried out: `current`, unless the maps are new ones.
+    /// `None` where nothing is hooked, and where those before cannot be read: they are of another layout, or not whole.
+    pub fn superseded(&self, current: &State) -> Option<State> {
+        let hooked = (!current.hooks.is_empty()).then(|| current.clone())?;
+        match &self.rebuild {
+            None => Some(hooked),
+            Some(rebuild) => Some(State { hooks: hooked.hooks, ..rebuild.read_old()? }),
+        }
+    }
+
     /// Puts the new maps in force, when they are filled and new hooks are attached: every hook that an earlier daemon
     /// attached gets today's program, in one step each. If one refuses, those before it get back what they had.
     pub fn renew(&mut self, devices: &BTreeMap<u32, String>) -> Result<(), DatapathError> {

@@ -9,7 +9,6 @@ use fw_common::tables::Daemon;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
-use crate::conntrack::Connection;
 use crate::control::Control;
 use crate::datapath::{Datapath, DatapathError};
 use crate::desired::{Desired, DesiredError, Labelled, Prepared, desired_with, newcomer};
@@ -108,7 +107,7 @@ pub struct Reconciler {
     believed: Option<State>,
     /// The hand-over that stands.
     handed_over: Option<HandOver>,
-    /// What was in force before a policy that was read again, until what it lets be no more is cut.
+    /// What was in force before a policy that was read again, or before this daemon, until what is let be no more is cut.
     due: Option<State>,
     /// Docker's NAT rules have been seen.
     nat_seen: bool,
@@ -123,8 +122,8 @@ pub struct Reconciler {
     /// Devices that have gone since: they may be back without their hooks.
     doubt: BTreeSet<u32>,
     said: BTreeSet<String>,
-    /// Connections that this daemon has cut.
-    severed: Vec<Connection>,
+    /// Among the flows there may be some that were cut; a daemon before may have left them.
+    has_cut: bool,
     status: Daemon,
 }
 
@@ -179,7 +178,7 @@ impl Reconciler {
             stale: false,
             doubt: BTreeSet::new(),
             said: BTreeSet::new(),
-            severed: Vec::new(),
+            has_cut: true,
             status,
         }
     }
@@ -358,9 +357,10 @@ impl Reconciler {
         let devices: BTreeMap<u32, String> =
             host.links.iter().map(|link| (link.index, link.name.clone())).collect();
         let current = self.in_force(wake, &devices)?;
-        // A pass that fails on its way leaves the cut to the next one.
-        if self.candidate.is_some() && self.due.is_none() {
-            self.due = Some(current.clone());
+        // A pass that fails on its way leaves the cut to the next one. The first pass of a daemon judges by what the one
+        // before has left in force: policy and containers may be others since.
+        if self.due.is_none() && (self.candidate.is_some() || self.status.passes == 0) {
+            self.due = self.datapath.superseded(&current);
         }
         let doubts = self.believe_docker(&host, &container_links, &current);
         let wanted = self.wanted(&host, &container_links, &current)?;

@@ -206,6 +206,42 @@ fn what_is_severed_stands_where_its_flows_would() {
     }));
 }
 
+/// Whatever NAT did to them: the flows alone tell what may go on.
+#[test]
+fn what_was_cut_is_lifted_by_the_policy_that_allows_it_and_by_no_other() {
+    let (open, all) = (state(OPEN), all());
+    let outs = format!("{OPEN}\n[[out]]\nname = 'names'\nproto = 'tcp'\nports = [53]\n");
+    let front = |terms: &str| OPEN.replace("reach = ['back']", &format!("reach = ['back']\n{terms}"));
+    for (at, narrow) in [
+        (0, OPEN.replace("[22]", "[2222]")),
+        (1, format!("{}\negress = 'none'", OPEN.replace("[8080]", "[8081]"))),
+        (1, OPEN.replace("[8080]", "[8081]")),
+        (2, front("egress = 'none'")),
+        (3, outs),
+        (4, front("host = 'deny'")),
+        (5, OPEN.replace("['back']", "[]")),
+    ] {
+        let closed = state(&narrow);
+        let cut = severed(&closed, [&all[at]], NOW);
+        assert_ne!(cut, Records::default(), "{at}");
+        assert_eq!(lifted(&closed, &cut), Records::default(), "{at} under {narrow}");
+        assert_eq!(lifted(&open, &cut), cut, "{at}");
+    }
+}
+
+#[test]
+fn of_two_that_were_cut_alike_each_is_lifted_by_itself() {
+    let closed = "[networks.front]\negress = 'none'\n[networks.back]\negress = 'none'";
+    // Two containers that asked the same server, and MASQUERADE kept neither port.
+    let two = [(WEB, 1024), (DB, 1025)]
+        .map(|(from, seen)| tcp((from, 40_000), (PEER, 53), (PEER, 53), (HOST, seen)));
+    let cut = severed(&state(closed), &two, NOW);
+    assert_eq!((cut.outward.len(), cut.inbound.len()), (2, 2));
+    let half = lifted(&state("[networks.front]\negress = 'none'"), &cut);
+    assert_eq!(half.inbound.keys().copied().collect::<Vec<_>>(), [flow_key(DB, 40_000, PEER, 53)]);
+    assert!(half.outward.contains_key(&flow_key(HOST, 1025, PEER, 53)));
+}
+
 /// A connection without NAT.
 fn plain(from: (&str, u16), to: (&str, u16)) -> Connection {
     tcp(from, to, to, from)

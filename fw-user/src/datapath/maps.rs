@@ -6,7 +6,7 @@ use std::path::Path;
 
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use bytemuck::Zeroable as _;
 use fw_common::event::Event;
 use fw_common::flow::{Flow, FlowKey, counted, state};
@@ -235,6 +235,22 @@ impl Maps {
             new += usize::from(is_new(self.inbound_flows.insert(key, flow, BPF_NOEXIST), "inbound_flows")?);
         }
         Ok(new)
+    }
+
+    /// The flows that a daemon has cut, and whose cut is not over at second `now` of the monotonic clock.
+    pub fn cut(&self, now: u32) -> Result<Records, DatapathError> {
+        let cut = |map: &Hash<FlowKey, Flow>, name, is_over: fn(&Flow, u8, u32) -> bool| {
+            let info = IterableMap::map(map).info();
+            let size = info.map_err(|source| failed(&format!("read the size of map {name}"), source))?;
+            // Where packets write meanwhile some entries come twice, and under a flood there is no end: so it ends.
+            let all = map.iter().take(2 * size.max_entries() as usize).flatten();
+            let cut = all.filter(|(key, flow)| flow.state == state::CUT && !is_over(flow, key.proto, now));
+            Ok::<_, DatapathError>(cut.collect())
+        };
+        Ok(Records {
+            outward: cut(&self.flows, "flows", Flow::is_expired)?,
+            inbound: cut(&self.inbound_flows, "inbound_flows", Flow::is_forgotten)?,
+        })
     }
 
     /// Forgets those of these flows that are cut.

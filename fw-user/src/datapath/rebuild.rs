@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use super::DatapathError;
 use super::layout::{self, Remains};
 use super::maps::{Carried, Maps};
-use crate::plan::HookPoint;
+use crate::plan::{HookPoint, State};
 
 /// Where the new set is made, in the directory for pins.
 const NEXT: &str = "next";
@@ -60,6 +60,11 @@ impl Rebuild {
     /// Whether there is a set whose flows are laid out as ours.
     pub(super) fn carries_flows(&self) -> bool {
         !self.remains.is_empty()
+    }
+
+    /// The tables of the old set, hooks aside; `None` if this fw cannot read them.
+    pub(super) fn read_old(&self) -> Option<State> {
+        Maps::open(&self.directory).and_then(|maps| maps.read()).ok()
     }
 
     /// Carries over what packets have left so far.

@@ -83,11 +83,13 @@ impl Reconciler {
     }
 
     fn try_cut(&mut self, before: &State, state: &State, kept: &BTreeSet<Tuple>) -> Result<usize, Failed> {
-        // Allowed again: what was cut may go on at once.
-        let again: BTreeSet<Connection> = connections::admitted(state, &self.severed).into_iter().collect();
-        let lifted = connections::severed(state, &again, now());
-        self.datapath.maps().lift(&lifted)?;
-        self.severed.retain(|connection| !again.contains(connection));
+        let maps = self.datapath.maps();
+        // Allowed again: what was cut may go on at once, whichever daemon has cut it.
+        if self.has_cut {
+            let cut = maps.cut(now())?;
+            maps.lift(&connections::lifted(state, &cut))?;
+            self.has_cut = cut != Records::default();
+        }
 
         let mut connections = conntrack::snapshot()?;
         connections.retain(|connection| !kept.contains(&connection.original));
@@ -103,7 +105,7 @@ impl Reconciler {
         for (key, flow) in &inbound {
             maps.put_inbound_flow(key, flow)?;
         }
-        self.severed.extend(connections());
+        self.has_cut |= !cut.is_empty();
         Ok(cut.len())
     }
 }

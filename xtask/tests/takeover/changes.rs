@@ -37,6 +37,35 @@ fn a_narrower_policy_cuts_what_it_closes_and_nothing_else() {
     assert_eq!(datagrams, Vec::<&String>::new(), "{}", ground.lab.fw_log());
 }
 
+/// A daemon that begins judges what it finds by the policy with which it begins, whoever has put that in force, and
+/// whoever has cut it.
+#[test]
+fn a_policy_narrowed_while_no_daemon_ran_cuts_the_same() {
+    let Some(ground) = Ground::start("a_policy_narrowed_while_no_daemon_ran_cuts_the_same") else { return };
+    let lab = &ground.lab;
+    let daemon = lab.fw_run(WIDE).expect("fw");
+    let mut all = Lines { cut: Vec::new(), opening: Opening::default() };
+    all.open(&ground);
+    let Lines { mut cut, opening } = all;
+    let talks = opening.begin();
+    daemon.kill().expect("SIGKILL");
+    let daemon = lab.fw_run(WIDE).expect("fw again");
+    assert_eq!(talks.silent(PATIENCE), Vec::<String>::new(), "{}", lab.fw_log());
+    daemon.terminate().expect("SIGTERM");
+    let daemon = lab.fw_run(NARROW).expect("fw with less");
+    wait::pass(TRIED);
+    let mut silent = talks.silent(TRIED);
+    cut.sort();
+    silent.sort();
+    assert_eq!(silent, cut, "{}", lab.fw_log());
+    daemon.terminate().expect("SIGTERM");
+    // Other sizes of tables: new maps take the place of those in force, and what was cut in these.
+    let _daemon = lab.fw_run(&format!("{WIDE}\n[tables]\nflows = 65536\n")).expect("fw with more");
+    let silent = talks.silent(TRIED);
+    let datagrams: Vec<&String> = silent.iter().filter(|name| name.contains("datagrams")).collect();
+    assert_eq!(datagrams, Vec::<&String>::new(), "{}", lab.fw_log());
+}
+
 /// What conntrack does not know, the host's own sockets tell.
 #[test]
 fn untracked_connections_of_the_host_are_kept_and_cut() {
