@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::difference::Counts;
@@ -166,22 +167,41 @@ pub struct Asked {
 /// The daemon's end: requests come out here, one after the other.
 #[derive(Debug)]
 pub struct Control {
-    path: PathBuf,
+    pins: PathBuf,
+    bound: Bound,
+    /// Given to each socket that takes the place of one that is gone.
+    sender: mpsc::Sender<Asked>,
     asked: mpsc::Receiver<Asked>,
     deadline: watch::Sender<Option<Instant>>,
+}
+
+/// A socket, and who accepts on it.
+#[derive(Debug)]
+struct Bound {
+    path: PathBuf,
+    /// Device and number of the socket, to tell it from another one of that name.
+    identity: (u64, u64),
+    accepting: JoinHandle<()>,
 }
 
 impl Control {
     /// Listens for the daemon that pins in this directory, and that holds its lock; what a killed one left is replaced.
     pub fn listen(pins: &Path) -> Result<Self, ControlError> {
-        let path = socket(pins)
-            .map_err(|source| ControlError::Socket { path: Path::new(FOLDER).to_owned(), source })?;
-        let listener = bind(&path).map_err(|source| ControlError::Socket { path: path.clone(), source })?;
         // Twenty may ask at once; who comes when the queue is full waits.
         let (sender, asked) = mpsc::channel(16);
-        let (deadline, seen) = watch::channel(None);
-        tokio::spawn(serve(listener, sender, seen));
-        Ok(Self { path, asked, deadline })
+        let (deadline, _) = watch::channel(None);
+        let bound = Bound::new(pins, &sender, &deadline)?;
+        Ok(Self { pins: pins.to_owned(), bound, sender, asked, deadline })
+    }
+
+    /// Listens anew if the socket is not where it is looked for: somebody has removed it, or the pins lie on another bpffs.
+    /// Whether it was so.
+    pub fn mend(&mut self) -> Result<bool, ControlError> {
+        if socket(&self.pins).is_ok_and(|path| path == self.bound.path) && self.bound.stands() {
+            return Ok(false);
+        }
+        self.bound = Bound::new(&self.pins, &self.sender, &self.deadline)?;
+        Ok(true)
     }
 
     /// The next request; none ever comes if nobody can ask any more.
@@ -198,10 +218,38 @@ impl Control {
     }
 }
 
-impl Drop for Control {
-    fn drop(&mut self) {
-        remove(&self.path);
+impl Bound {
+    fn new(
+        pins: &Path,
+        sender: &mpsc::Sender<Asked>,
+        deadline: &watch::Sender<Option<Instant>>,
+    ) -> Result<Self, ControlError> {
+        let path = socket(pins)
+            .map_err(|source| ControlError::Socket { path: Path::new(FOLDER).to_owned(), source })?;
+        let bound = bind(&path).and_then(|listener| Ok((listener, identity(&path)?)));
+        let (listener, identity) =
+            bound.map_err(|source| ControlError::Socket { path: path.clone(), source })?;
+        let accepting = tokio::spawn(serve(listener, sender.clone(), deadline.subscribe()));
+        Ok(Self { path, identity, accepting })
     }
+
+    fn stands(&self) -> bool {
+        identity(&self.path).is_ok_and(|there| there == self.identity)
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        if self.stands() {
+            remove(&self.path);
+        }
+    }
+}
+
+fn identity(socket: &Path) -> io::Result<(u64, u64)> {
+    let socket = fs::metadata(socket)?;
+    Ok((socket.dev(), socket.ino()))
 }
 
 /// A socket that nobody but its owner could ever open: made under another name, and given its own when it is so.

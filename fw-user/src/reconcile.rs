@@ -293,6 +293,9 @@ impl Reconciler {
                 Ok(_) => {}
                 Err(error) => self.failed(&error),
             }
+            if wake == Wake::Everything {
+                self.keep_listening();
+            }
             self.beside(sleep(REST)).await;
         }
         self.end_trial().await;

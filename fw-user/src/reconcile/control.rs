@@ -61,6 +61,16 @@ impl Reconciler {
         self.control = Some(control);
     }
 
+    /// Sees to it that who looks for the socket finds it.
+    pub(super) fn keep_listening(&mut self) {
+        let Some(control) = &mut self.control else { return };
+        match control.mend() {
+            Ok(false) => {}
+            Ok(true) => tracing::warn!("the control socket was gone; it is there again"),
+            Err(error) => self.say(&[format!("`fw reload` does not reach this daemon: {}", chain(&error))]),
+        }
+    }
+
     /// Reads the policy file again, as SIGHUP asks; a bad one changes nothing, nor does one that was taken back: the
     /// signal may be a script's.
     pub(super) fn reload(&mut self) {

@@ -61,6 +61,7 @@ fn a_bpffs_that_is_not_there_is_asked_for_and_one_that_goes_is_outlived() {
     );
     assert_eq!(lab.one_program_per_hook().expect("one program per hook"), hooks);
     until("fw is well", || lab.fw_status().is_ok_and(|status| status["daemon"]["degraded"] == false));
+    until("fw is asked where its pins are now", || lab.fw(&["reload"]).is_ok());
     // The second life is the pins' own: the daemon may die, and the next one adopts.
     daemon.kill().expect("SIGKILL");
     assert_eq!(lab.one_program_per_hook().expect("one program per hook"), hooks);
@@ -82,12 +83,14 @@ fn pins_that_are_removed_are_put_back() {
     let meters = ground.meters().expect("the meters");
     let maps = ["ports", "flows"].map(|map| lab.map_id(map).expect("a map"));
     let begun = Instant::now();
-    lab.host().script(&format!("cd {BPFFS}; rm ports flows")).expect("pins go");
+    lab.host().script(&format!("cd {BPFFS}; rm ports flows; rm -r /run/fw")).expect("pins go");
     let there = || ["ports", "flows"].map(|map| lab.map_id(map).unwrap_or(0)) == maps;
     println!(
         "Z15  map pins removed: pinned again after {} ms",
         until("the pins are back", there).as_millis()
     );
+    let took = until("its socket is back", || lab.fw(&["reload"]).is_ok());
+    println!("Z15  /run/fw removed: fw is asked again {} ms after that", took.as_millis());
     meters.row("Z15", "pins of maps removed", begun);
 
     // Without its pin a link is gone, and its program with it: the gap lasts until the next look at everything.
