@@ -100,8 +100,8 @@ pub(super) enum JumpPlace {
     Head,
     /// Put before all others, and left where it is then: programs that insist on the first place never meet us.
     Anywhere,
-    /// Behind all others but before one that drops or rejects everything; only where there is such a rule, or where the
-    /// chain drops by its policy.
+    /// Behind all others but before one that drops or rejects everything, itself or by a chain of its own; only where there
+    /// is such a rule, or where the chain drops by its policy.
     BeforeRefusal,
 }
 

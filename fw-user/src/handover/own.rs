@@ -69,15 +69,30 @@ pub(super) fn concerns_own(edit: &Edit) -> bool {
 fn is_needed(save: &Save<'_>, chain: &Chain) -> bool {
     let tail = chain.jump.as_ref().filter(|jump| jump.place == JumpPlace::BeforeRefusal);
     tail.is_none_or(|jump| {
-        save.drops(chain.table, jump.from) || save.chain(chain.table, jump.from).iter().any(refuses_all)
+        let rules = save.chain(chain.table, jump.from);
+        save.drops(chain.table, jump.from) || rules.iter().any(|rule| refuses_all(save, rule))
     })
 }
 
-/// Whether a rule of somebody else ends every packet's way.
-fn refuses_all(rule: &Rule<'_>) -> bool {
+/// Whether a rule of somebody else ends the way of every packet that no rule before has accepted: by itself, or as ufw
+/// does it by the chain that it leads to. (The kernel takes no chains that lead in a circle.)
+fn refuses_all(save: &Save<'_>, rule: &Rule<'_>) -> bool {
     let words = rule.conditions();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    matches!(words[..], ["-j", "DROP" | "REJECT", ..])
+    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["-j", "DROP" | "REJECT", ..] => true,
+        ["-j" | "-g", chain] => {
+            let rules = save.chain(rule.table, chain);
+            let passed = rules.iter().take_while(|rule| !lets_all_go(rule));
+            passed.into_iter().any(|rule| refuses_all(save, rule))
+        }
+        _ => false,
+    }
+}
+
+/// Whether no packet comes to the rules behind this one, and none is refused.
+fn lets_all_go(rule: &Rule<'_>) -> bool {
+    let words = rule.conditions();
+    matches!(words.iter().map(String::as_str).collect::<Vec<_>>()[..], ["-j", "ACCEPT" | "RETURN"])
 }
 
 /// Whether a chain holds exactly its rules.
@@ -94,7 +109,7 @@ fn jumps(save: &Save<'_>, table: &'static str, from: &'static str, wanted: &[&Ch
     let wanted = wanted.iter().filter(|chain| chain.table == table);
     let wanted: Vec<_> =
         wanted.filter_map(|chain| chain.jump.as_ref()).filter(|jump| jump.from == from).collect();
-    let refusal = rules.iter().position(refuses_all).unwrap_or(rules.len());
+    let refusal = rules.iter().position(|rule| refuses_all(save, rule)).unwrap_or(rules.len());
     let mut kept = Vec::new();
     for jump in &wanted {
         let mut at = rules.iter().enumerate().filter(|(_, rule)| same(rule.spec, &jump.rule));

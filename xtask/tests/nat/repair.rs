@@ -105,7 +105,28 @@ fn forward_drops() {
     };
     wait::until("FW-ACCEPT before the last rule", Duration::from_secs(15), before).expect("written");
     vouched_for_passes(&ground, "D48: a foreign DROP at the end of FORWARD");
+    ground.lab.host().script(UFW).expect("ufw's rules");
+    daemon.signal("HUP").expect("SIGHUP");
+    let before = || {
+        let forward = ground.lab.host().run(&["iptables", "-S", "FORWARD"]).ok()?;
+        let at = |what: &str| forward.lines().position(|line| line.ends_with(what));
+        (at("FW-FORWARD")? < at("FW-ACCEPT")? && at("FW-ACCEPT")? < at("ufw-reject-forward")?).then_some(())
+    };
+    wait::until("FW-ACCEPT before ufw rejects", Duration::from_secs(15), before).expect("written");
+    vouched_for_passes(&ground, "ufw rejects what is forwarded");
 }
+
+/// What ufw 0.36 makes of FORWARD with `DEFAULT_FORWARD_POLICY="REJECT"`.
+const UFW: &str = "iptables -F FORWARD; iptables -P FORWARD DROP; iptables -N ufw-user-forward
+    for chain in before-logging before after after-logging reject track; do
+        iptables -N ufw-$chain-forward; iptables -A FORWARD -j ufw-$chain-forward
+    done
+    iptables -A ufw-before-forward -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+    for kind in destination-unreachable time-exceeded parameter-problem echo-request; do
+        iptables -A ufw-before-forward -p icmp --icmp-type $kind -j ACCEPT
+    done
+    iptables -A ufw-before-forward -j ufw-user-forward
+    iptables -A ufw-reject-forward -j REJECT";
 
 fn vouched_for_passes(ground: &Ground, when: &str) {
     ground.walk(

@@ -76,6 +76,29 @@ fn what_is_vouched_for_passes_before_a_rule_that_refuses_everything() {
     );
 }
 
+/// ufw with `DEFAULT_FORWARD_POLICY="REJECT"`: the policy drops, and the last but one of its chains rejects before.
+#[test]
+fn a_chain_that_refuses_everything_is_a_refusal() {
+    let chains = ["before-logging", "before", "after", "after-logging", "reject", "track"];
+    let jumps = chains.map(|chain| format!("-A FORWARD -j ufw-{chain}-forward\n")).concat();
+    let ufw = |rest: &str| {
+        let before = "-A ufw-before-forward -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
+                      -A ufw-before-forward -j ufw-user-forward\n";
+        format!("*filter\n:FORWARD DROP [0:0]\n{jumps}{before}{rest}COMMIT\n")
+    };
+    let put = |rest: &str| {
+        let written = input(&ufw(rest), &wanted()[1..]);
+        written.lines().rfind(|line| line.ends_with("FW-ACCEPT")).map(str::to_owned).unwrap_or_default()
+    };
+    let at = |number: usize| format!("-I FORWARD {number} -m comment --comment fw -j FW-ACCEPT");
+    assert_eq!(put("-A ufw-reject-forward -j REJECT --reject-with icmp-port-unreachable\n"), at(6));
+    let end = "-A FORWARD -m comment --comment fw -j FW-ACCEPT";
+    assert_eq!(put(""), end, "DROP is the policy alone, behind everything");
+    assert_eq!(put("-A ufw-user-forward -s 192.0.2.1/32 -j DROP\n"), end);
+    assert_eq!(put("-A ufw-user-forward -j DROP\n"), at(3), "by a chain of a chain");
+    assert_eq!(put("-A ufw-user-forward -j RETURN\n-A ufw-user-forward -j DROP\n"), end);
+}
+
 #[test]
 fn only_what_is_wrong_is_written() {
     let moved = STANDS.replace(
