@@ -33,6 +33,14 @@ enum Intent {
     Return,
 }
 
+/// Why a policy is no candidate.
+enum Unfit {
+    /// The file is at fault.
+    File(String),
+    /// Another one waits to be confirmed.
+    Waits(String),
+}
+
 /// What became of a candidate.
 pub(super) enum Judged {
     /// It takes the place of the one before.
@@ -74,8 +82,12 @@ impl Reconciler {
     /// Reads the policy file again, as SIGHUP asks; a bad one changes nothing, nor does one that was taken back: the
     /// signal may be a script's.
     pub(super) fn reload(&mut self) {
-        if let Err(message) = self.propose(Intent::Stay, None, false) {
-            return tracing::error!("bad policy file; the policy in force stays in force: {message}");
+        match self.propose(Intent::Stay, None, false) {
+            Ok(()) => {}
+            Err(Unfit::File(message)) => {
+                return tracing::error!("bad policy file; the policy in force stays in force: {message}");
+            }
+            Err(Unfit::Waits(message)) => return tracing::error!("policy not reloaded: {message}"),
         }
         let taken_back = |candidate: &mut Candidate| {
             self.trial.is_none()
@@ -92,16 +104,16 @@ impl Reconciler {
     }
 
     /// Reads the policy file for the next pass to judge.
-    fn propose(&mut self, intent: Intent, typed_on: Option<Connection>, guarded: bool) -> Result<(), String> {
-        let read = self.read_policy().map_err(|error| chain(&*error))?;
+    fn propose(&mut self, intent: Intent, typed_on: Option<Connection>, guarded: bool) -> Result<(), Unfit> {
+        let read = self.read_policy().map_err(|error| Unfit::File(chain(&*error)))?;
         if let Some(trial) =
             self.trial.as_ref().filter(|trial| intent == Intent::Stay && trial.before != read)
         {
             let left = trial.deadline.saturating_duration_since(Instant::now()).as_secs() + 1;
-            return Err(format!(
+            return Err(Unfit::Waits(format!(
                 "a policy waits for `fw confirm`, {left} s more; confirm it, or put another one on trial with \
                  `fw reload --confirm`"
-            ));
+            )));
         }
         tracing::info!(file = %self.policy_file.display(), "policy read again");
         self.candidate = Some(Candidate { read, intent, typed_on, guarded });
@@ -246,12 +258,12 @@ impl Reconciler {
         let intent = trial.map_or(Intent::Stay, Intent::Trial);
         // On trial it comes back by itself.
         let guarded = !force && trial.is_none();
-        if let Err(message) = self.propose(intent, typed_on, guarded) {
+        if let Err(unfit) = self.propose(intent, typed_on, guarded) {
+            let (Unfit::File(message) | Unfit::Waits(message)) = &unfit;
             tracing::error!("policy not reloaded: {message}");
-            return if self.trial.is_some() {
-                Answer::Declined { message }
-            } else {
-                Answer::Refused { message }
+            return match unfit {
+                Unfit::File(message) => Answer::Refused { message },
+                Unfit::Waits(message) => Answer::Declined { message },
             };
         }
         self.judged = None;

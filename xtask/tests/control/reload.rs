@@ -127,6 +127,12 @@ fn a_policy_on_trial_goes_again_unless_it_is_confirmed_from_elsewhere() {
     write(&lab, &policy(9100));
     write(&lab, &format!("{}# another\n", policy(9100)));
     ends(&fw(&lab, &["reload"], None), 1, &["waits for `fw confirm`"]);
+    // A file that is at fault is told from one that has to wait.
+    write(&lab, "[[allow]\n");
+    for again in [&["reload"][..], &["reload", "--confirm", "1h"]] {
+        ends(&fw(&lab, again, None), 2, &["policy.toml:1:", "not valid TOML"]);
+    }
+    write(&lab, &format!("{}# another\n", policy(9100)));
     daemon.signal("HUP").expect("SIGHUP");
     ends(&fw(&lab, &["confirm"], Some(SSH)), 1, &["proves nothing"]);
     assert!(reached(&lab, 9101) && !reached(&lab, 9100));
