@@ -5,6 +5,7 @@
 //! [`plan`], [`plan_removal`] and [`report`] are pure; only [`Iptables`] and [`Nft`] run programs.
 
 mod connmark;
+mod foreseen;
 mod iptables;
 mod layout;
 mod nat;
@@ -21,6 +22,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 pub use self::connmark::doctor_marks;
+pub use self::foreseen::{Becomes, RuleChange};
 pub use self::iptables::{Change, Found, Iptables, Outcome, Own, Status, Unreadable};
 pub use self::layout::{Edit, How, Placed, Report, plan, plan_removal, report, restore_input};
 pub use self::nat::{Nat, Network, Port};

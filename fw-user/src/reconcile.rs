@@ -23,6 +23,7 @@ use crate::policy::Policy;
 mod backend;
 mod backstop;
 mod control;
+mod foreseen;
 mod handed;
 mod nat;
 mod rebuild;
@@ -30,6 +31,7 @@ mod takeover;
 mod uplinks;
 
 use control::{Candidate, Judged, Trial, asked, until};
+pub use foreseen::beside_maps;
 use handed::HandOver;
 pub use uplinks::{MissingUplinks, check_uplinks};
 
@@ -396,12 +398,8 @@ impl Reconciler {
             networks: wanted.state.tables.networks.len(),
             ports: wanted.state.tables.ports.len(),
         };
-        let output_devices = wanted.output_devices.clone();
-        let wanted_rules = HandOver {
-            devices: wanted.output_devices,
-            reach: !wanted.state.tables.reach.is_empty(),
-            nat: wanted.nat.map(nat::settled),
-        };
+        let wanted_rules = HandOver::of(&wanted);
+        let output_devices = wanted.output_devices;
         self.believed = Some(wanted.state);
         if wake >= Wake::Docker || self.handed_over.as_ref() != Some(&wanted_rules) {
             let local = host.addresses.iter().map(|local| local.address.into()).collect();

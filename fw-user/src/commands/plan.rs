@@ -1,7 +1,7 @@
 //! `fw plan FILE`: what would change if the policy file were put in force; changes nothing.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -12,14 +12,17 @@ use serde_json::{Value, json};
 use super::{Engine, Failure, Outcome, Pins, need_privileges, print, read_policy, runtime};
 use crate::connections::{self, Cut};
 use crate::conntrack;
-use crate::datapath::{Directory, DirectoryError, Maps, attached_in, would_rebuild};
-use crate::desired::desired;
+use crate::datapath::{
+    Attachment, DatapathError, Directory, DirectoryError, Maps, attached_in, would_rebuild,
+};
+use crate::desired::{Desired, Early, desired};
 use crate::difference::{self, TableChange};
 use crate::docker::{Docker, DockerSnapshot};
+use crate::handover::RuleChange;
 use crate::inventory::Inventory;
 use crate::netlink::{self, ContainerLink, HostSnapshot, NetlinkError};
 use crate::plan::{HookPoint, State};
-use crate::reconcile::{chain, check_uplinks};
+use crate::reconcile::{beside_maps, chain, check_uplinks};
 use crate::typed_on::{Connection, typed_on, would_cut};
 use crate::view::{self, Row};
 
@@ -62,7 +65,9 @@ pub fn run(options: &Options) -> Outcome {
     let inventory = Inventory::new(Some(&docker), &host, &links, &policy.static_networks);
     let wanted = desired(&policy, &inventory, &current).map_err(|error| Failure::Usage(error.into()))?;
     let connection = typed_on();
-    let mut warnings = wanted.warnings;
+    let (early_new, early_gone) = early(&options.pins.bpffs, &wanted, &host)?;
+    let (beside, untold) = beside_maps(&wanted, policy.marks.bit);
+    let mut warnings = [wanted.warnings, untold].concat();
     if resized {
         warnings.push("tables of other sizes take effect with the next start of `fw run`".to_owned());
     }
@@ -77,8 +82,9 @@ pub fn run(options: &Options) -> Outcome {
         resized,
         tables: difference::between(&current, &wanted.state),
         rules: (difference::rules(&wanted.state, &current), difference::rules(&current, &wanted.state)),
-        attached: hooks(&wanted.state, &current, &host),
-        detached: hooks(&current, &wanted.state, &host),
+        attached: [hooks(&wanted.state, &current, &host), early_new].concat(),
+        detached: [hooks(&current, &wanted.state, &host), early_gone].concat(),
+        beside,
         own: connection.filter(|connection| would_cut(&wanted.state.tables, connection)),
         cut,
         warnings,
@@ -125,6 +131,37 @@ fn hooks(only_in: &State, not_in: &State, host: &HostSnapshot) -> Vec<String> {
     only_in.hooks.difference(&not_in.hooks).map(name).collect()
 }
 
+/// Devices on which XDP would begin to drop early, and where it would cease to. Whether a driver can is known when it
+/// is asked: where the policy leaves it to the driver, what is not there counts as no change.
+fn early(
+    directory: &Path,
+    wanted: &Desired,
+    host: &HostSnapshot,
+) -> Result<(Vec<String>, Vec<String>), DatapathError> {
+    let mut there = BTreeMap::new();
+    for (point, (how, alive)) in attached_in(directory, &host.links)? {
+        if point.hook == Hook::UplinkXdp && alive {
+            there.insert(point.ifindex, how);
+        }
+    }
+    let name = |ifindex: u32, how: Attachment| {
+        let device = host.link(ifindex).map_or(format!("({ifindex})"), |link| link.name.clone());
+        format!("{} on {device}, {}", Hook::UplinkXdp.name(), how.name())
+    };
+    let needed = wanted.early.iter().filter(|(ifindex, mode)| {
+        there.get(ifindex) != Some(&Attachment::from(**mode))
+            && **mode != Early::IfNative
+            // Somebody else's is left alone.
+            && (there.contains_key(ifindex) || host.link(**ifindex).is_some_and(|link| link.xdp.is_empty()))
+    });
+    let new = needed.map(|(ifindex, mode)| name(*ifindex, Attachment::from(*mode))).collect();
+    let stays = |ifindex: &u32, how: Attachment| {
+        wanted.early.get(ifindex).is_some_and(|mode| Attachment::from(*mode) == how)
+    };
+    let gone = there.iter().filter(|(ifindex, how)| !stays(ifindex, **how));
+    Ok((new, gone.map(|(ifindex, how)| name(*ifindex, *how)).collect()))
+}
+
 /// A connection that would be cut, and why.
 fn of_connection(cut: &Cut) -> Row {
     let tuple = &cut.connection.original;
@@ -149,6 +186,8 @@ struct Report {
     rules: (Vec<String>, Vec<String>),
     attached: Vec<String>,
     detached: Vec<String>,
+    /// Rules in iptables and tables of nftables.
+    beside: Vec<RuleChange>,
     /// The connection on which this is typed, if it is one of those.
     own: Option<Connection>,
     /// Live connections that would be cut.
@@ -158,7 +197,8 @@ struct Report {
 
 impl Report {
     fn changes(&self) -> bool {
-        self.resized || !(self.tables.is_empty() && self.attached.is_empty() && self.detached.is_empty())
+        let hooks = self.attached.len() + self.detached.len();
+        self.resized || !self.tables.is_empty() || hooks > 0 || !self.beside.is_empty()
     }
 
     fn json(&self) -> Value {
@@ -169,6 +209,7 @@ impl Report {
             "rules": {"new": self.rules.0, "gone": self.rules.1},
             "tables": self.tables,
             "hooks": {"attached": self.attached, "detached": self.detached},
+            "netfilter": self.beside,
             "warnings": self.warnings,
         })
     }
@@ -195,6 +236,12 @@ impl Report {
             for hook in hooks {
                 text += &format!("{sign} hook {hook}\n");
             }
+        }
+        for RuleChange { place, table, change, rule } in self.beside.iter().take(MOST_RULES) {
+            text += &format!("{} {place} {table}: {rule}\n", change.sign());
+        }
+        if self.beside.len() > MOST_RULES {
+            text += &format!("  and {} more rules (--json has all)\n", self.beside.len() - MOST_RULES);
         }
         if !self.cut.is_empty() {
             text += &format!("\nlive connections that would be cut: {}\n", self.cut.len());
@@ -225,3 +272,6 @@ impl Report {
 
 /// Rows of one table and kind that are printed; a range of ports is thousands of them.
 const MOST_SHOWN: usize = 20;
+
+/// Rules in iptables and nftables that are printed; a published port is one or two of them.
+const MOST_RULES: usize = 100;

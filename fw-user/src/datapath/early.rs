@@ -61,7 +61,7 @@ impl EarlyDrop {
         }
         for (ifindex, pin) in &pins {
             let device = links.iter().find(|link| link.index == *ifindex);
-            let stays = wanted.get(ifindex).is_some_and(|mode| attachment(*mode) == pin.how)
+            let stays = wanted.get(ifindex).is_some_and(|mode| Attachment::from(*mode) == pin.how)
                 && device.is_some_and(|device| runs(&pin.path, device))
                 && (self.attached.contains(ifindex) || replace(programs, pin)?);
             if stays {
@@ -88,7 +88,7 @@ impl EarlyDrop {
                 Ok(()) => {
                     self.foreign.remove(ifindex);
                     self.attached.insert(*ifindex);
-                    tracing::info!(device = device.name, by = attachment(*mode).name(), "drops early");
+                    tracing::info!(device = device.name, by = Attachment::from(*mode).name(), "drops early");
                 }
                 Err(error) if is_taken(&error) && ours => {}
                 Err(error) if is_taken(&error) => self.is_foreign(device),
@@ -122,7 +122,7 @@ impl EarlyDrop {
     fn attach(&self, programs: &mut Programs, mode: Early, device: &Link) -> Result<(), DatapathError> {
         let point = HookPoint { ifindex: device.index, hook: Hook::UplinkXdp };
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| {
-            failed(attachment(mode).name(), point, &device.name, source)
+            failed(Attachment::from(mode).name(), point, &device.name, source)
         };
         programs.load_early(mode)?;
         let program = programs.xdp_mut(mode)?;
@@ -140,10 +140,12 @@ impl EarlyDrop {
     }
 }
 
-fn attachment(mode: Early) -> Attachment {
-    match mode {
-        Early::Native | Early::IfNative => Attachment::XdpNative,
-        Early::Generic => Attachment::XdpGeneric,
+impl From<Early> for Attachment {
+    fn from(mode: Early) -> Self {
+        match mode {
+            Early::Native | Early::IfNative => Self::XdpNative,
+            Early::Generic => Self::XdpGeneric,
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::foreseen::{RuleChange, foreseen};
 use super::layout::{Edit, How, Report, has_docker, has_nat, plan, plan_removal, report, restore_input};
 use super::nat::Chain;
 use super::own::{concerns_own, docker_writes, has_own, own_rules, plan_own};
@@ -26,6 +27,24 @@ pub struct Iptables {
     /// What the plain command of a family is, for a host where neither flavour has rules.
     plain: BTreeMap<Family, PathBuf>,
     lock_wait: Duration,
+}
+
+/// The chains of our own that are wanted.
+#[derive(Default)]
+struct OwnChains {
+    chains: BTreeMap<Place, Vec<Chain>>,
+    /// The families whose NAT is ours.
+    owned: Vec<Family>,
+    /// Where it was to be, and Docker's own rules stand.
+    refused: Vec<Place>,
+}
+
+impl OwnChains {
+    /// The edits that bring one rule set to them and to `desired`.
+    fn edits(&self, desired: &Desired, place: Place, save: &Save<'_>, text: &str) -> Vec<Edit> {
+        let marks = if self.owned.contains(&place.family) { plan_removal(text) } else { plan(text, desired) };
+        [marks, plan_own(save, self.chains.get(&place).map(Vec::as_slice).unwrap_or_default())].concat()
+    }
 }
 
 /// The two programs for one rule set.
@@ -155,38 +174,55 @@ impl Iptables {
     /// Brings every rule set with Docker's rules to `desired` and reads it back; touches nothing that is right.
     /// If one rule set fails the others are still done.
     pub fn apply(&self, desired: &Desired) -> Result<Outcome, HandoverError> {
-        self.write(BTreeMap::new(), |_, save, text| [plan(text, desired), plan_own(save, &[])].concat())
+        self.bring(desired, None)
     }
 
     /// As [`Iptables::apply`], with the chains of our own.
     ///
-    /// Each family has them in one flavour. Where Docker writes rules too, both would translate: there they hold what
+    /// Each family has those in one flavour. Where Docker writes rules too, both would translate: there they hold what
     /// Docker has no part in, its own rules stay handed over, and the place is named in [`Outcome::refused`].
     pub fn apply_all(&self, desired: &Desired, nat: &Nat) -> Result<Outcome, HandoverError> {
-        let mut refused = Vec::new();
-        let mut own: BTreeMap<Place, Vec<Chain>> = BTreeMap::new();
-        let mut owned = Vec::new();
-        let mut read = BTreeMap::new();
+        self.bring(desired, Some(nat))
+    }
+
+    fn bring(&self, desired: &Desired, nat: Option<&Nat>) -> Result<Outcome, HandoverError> {
+        let (own, read) = self.own(nat)?;
+        let mut outcome = self.write(read, |place, save, text| own.edits(desired, place, save, text))?;
+        outcome.refused = own.refused;
+        Ok(outcome)
+    }
+
+    /// What [`Iptables::apply`], or with `nat` [`Iptables::apply_all`], would change.
+    pub fn plan(&self, desired: &Desired, nat: Option<&Nat>) -> Result<Vec<RuleChange>, HandoverError> {
+        let (own, mut read) = self.own(nat)?;
+        let mut changes = Vec::new();
+        for (&place, tool) in &self.tools {
+            let text = read.remove(&place).map_or_else(|| tool.read(false), Ok)?;
+            let save = Save::parse(&text);
+            changes.extend(foreseen(&place.to_string(), &save, &own.edits(desired, place, &save, &text)));
+        }
+        Ok(changes)
+    }
+
+    /// The chains of our own, and what was read to choose their place.
+    fn own(&self, nat: Option<&Nat>) -> Result<(OwnChains, BTreeMap<Place, String>), HandoverError> {
+        let (mut wanted, mut read) = (OwnChains::default(), BTreeMap::new());
+        let Some(nat) = nat else { return Ok((wanted, read)) };
         for family in [Family::V4, Family::V6] {
             let texts = self.texts(family)?;
             let docker = texts.iter().find(|(_, text)| docker_writes(&Save::parse(text)));
-            refused.extend(docker.map(|(place, _)| *place).filter(|_| nat.owns));
+            wanted.refused.extend(docker.map(|(place, _)| *place).filter(|_| nat.owns));
             let owns = nat.owns && docker.is_none();
             let chains = if exists(family) { nat.chains(family, owns)? } else { Vec::new() };
             if owns {
-                owned.push(family);
+                wanted.owned.push(family);
             }
             if !chains.is_empty() {
-                own.insert(self.choose(family, &texts)?, chains);
+                wanted.chains.insert(self.choose(family, &texts)?, chains);
             }
             read.extend(texts);
         }
-        let mut outcome = self.write(read, |place, save, text| {
-            let marks = if owned.contains(&place.family) { plan_removal(text) } else { plan(text, desired) };
-            [marks, plan_own(save, own.get(&place).map(Vec::as_slice).unwrap_or_default())].concat()
-        })?;
-        outcome.refused = refused;
-        Ok(outcome)
+        Ok((wanted, read))
     }
 
     /// Takes away every rule of fw.

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use super::foreseen::{Becomes, RuleChange};
 use super::program::{PATIENCE, run, search, search_path};
 use super::{HandoverError, Marks, Native, plain_name};
 
@@ -98,15 +99,30 @@ impl Backstop {
 
     /// What nft is told: the old table goes and the new one comes in one transaction.
     fn script(&self) -> String {
-        let mut script = self.table.removal();
-        if let Some(rule) = &self.chain {
-            script += &format!(
-                "table {} {{\n\tchain forward {{\n\t\ttype filter hook forward priority 0; policy accept;\n\t\t{rule}\n\t}}\n}}\n",
-                self.table.name()
-            );
-        }
-        script
+        self.table.removal() + &self.table_text()
     }
+
+    /// The table with its chain, as nft is told; nothing if it is not wanted.
+    fn table_text(&self) -> String {
+        let Some(rule) = &self.chain else { return String::new() };
+        format!(
+            "table {} {{\n\tchain forward {{\n\t\ttype filter hook forward priority 0; policy accept;\n\t\t{rule}\n\t}}\n}}\n",
+            self.table.name()
+        )
+    }
+}
+
+/// The words of a table, sorted: numbers by their value, punctuation and names of what stands for a number aside.
+fn words(table: &str) -> Vec<String> {
+    let split = |c: char| c.is_whitespace() || "{},;\"".contains(c);
+    let number = |word: &str| {
+        let value = word.strip_prefix("0x").and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        value.map_or_else(|| word.to_owned(), |value| value.to_string())
+    };
+    let words = table.split(split).filter(|word| !word.is_empty() && *word != "filter" && *word != "0");
+    let mut words: Vec<String> = words.map(number).collect();
+    words.sort_unstable();
+    words
 }
 
 /// Names of devices as an anonymous set.
@@ -144,6 +160,29 @@ impl Nft {
             });
         }
         Ok(Standing { wanted: wanted.clone(), text })
+    }
+
+    /// What [`Nft::apply`] would change; its error, if the kernel does not take the table. A table counts as the wanted one if the words of its rule are those, in whatever
+    /// order and form nft prints them.
+    pub fn plan(&self, wanted: &Backstop) -> Result<Option<RuleChange>, HandoverError> {
+        let found = self.read(wanted.table)?;
+        let change = match (found, &wanted.chain) {
+            (None, None) => return Ok(None),
+            (None, Some(_)) => Becomes::New,
+            (Some(_), None) => Becomes::Gone,
+            (Some(found), Some(_)) if words(&found) == words(&wanted.table_text()) => return Ok(None),
+            (Some(_), Some(_)) => Becomes::Changed,
+        };
+        if change != Becomes::Gone {
+            // The kernel says whether it can.
+            self.run(&["-c", "-f", "-"], &wanted.script())?;
+        }
+        Ok(Some(RuleChange {
+            place: "nft".to_owned(),
+            table: wanted.table.name().to_owned(),
+            change,
+            rule: wanted.chain.clone().unwrap_or_else(|| "all of it".to_owned()),
+        }))
     }
 
     /// Takes the tables away, if they are there.
@@ -186,7 +225,11 @@ impl Nft {
     }
 
     fn write(&self, script: &str) -> Result<(), HandoverError> {
-        let output = run(&self.program, &["-f", "-"], script, PATIENCE)?;
+        self.run(&["-f", "-"], script)
+    }
+
+    fn run(&self, arguments: &[&str], script: &str) -> Result<(), HandoverError> {
+        let output = run(&self.program, arguments, script, PATIENCE)?;
         match output.stderr.contains("not supported") {
             _ if output.ok => Ok(()),
             true => Err(HandoverError::NoBridgeMeta),

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use fw_common::Address;
 
 use super::{Reconciler, backend, chain, nat};
-use crate::handover::{self, HandoverError, Iptables, Nat};
+use crate::desired::Desired;
+use crate::handover::{self, HandoverError, Iptables, Nat, Outcome, RuleChange};
 
 /// What iptables should hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,18 +19,56 @@ pub(super) struct HandOver {
     pub(super) nat: Option<Nat>,
 }
 
+impl HandOver {
+    /// What it should hold for what should be in force, under the kernel's settings of this moment.
+    pub(super) fn of(desired: &Desired) -> Self {
+        Self {
+            devices: desired.output_devices.clone(),
+            reach: !desired.state.tables.reach.is_empty(),
+            nat: desired.nat.clone().map(nat::settled),
+        }
+    }
+}
+
+/// The same as rules, and the programs that write them.
+pub(super) struct Handed {
+    iptables: Iptables,
+    rules: handover::Desired,
+    nat: Option<Nat>,
+    /// Docker's nftables backend writes NAT.
+    by_nft: bool,
+}
+
+impl Handed {
+    /// For marks whose lower bit is `bit`.
+    pub(super) fn new(HandOver { devices, reach, nat }: HandOver, bit: u8) -> Result<Self, HandoverError> {
+        let rules = handover::Desired::new(handover::Marks::new(bit)?, devices, reach)?;
+        let iptables = Iptables::find()?;
+        let Some(nat) = nat else { return Ok(Self { iptables, rules, nat: None, by_nft: false }) };
+        let (nat, by_nft) = nat::beside_nft(nat)?;
+        Ok(Self { iptables, rules, nat: Some(nat), by_nft })
+    }
+
+    fn apply(&self) -> Result<(Outcome, bool), HandoverError> {
+        let outcome = match &self.nat {
+            None => self.iptables.apply(&self.rules),
+            Some(nat) => self.iptables.apply_all(&self.rules, nat),
+        };
+        Ok((outcome?, self.by_nft))
+    }
+
+    /// What [`Handed::apply`] would change.
+    pub(super) fn plan(&self) -> Result<Vec<RuleChange>, HandoverError> {
+        self.iptables.plan(&self.rules, self.nat.as_ref())
+    }
+}
+
 impl Reconciler {
     /// Has iptables let packets with our mark skip Docker's filter chains, and writes the rules of our own.
     pub(super) async fn hand_over(&mut self, wanted: HandOver, local: &BTreeSet<Address>) {
         let bit = self.policy.marks.bit;
-        let HandOver { devices, reach, nat } = wanted.clone();
-        let applied = tokio::task::spawn_blocking(move || {
-            let desired = handover::Desired::new(handover::Marks::new(bit)?, devices, reach)?;
-            let iptables = Iptables::find()?;
-            let Some(nat) = nat else { return Ok((iptables.apply(&desired)?, false)) };
-            let (nat, by_nft) = nat::beside_nft(nat)?;
-            Ok::<_, HandoverError>((iptables.apply_all(&desired, &nat)?, by_nft))
-        });
+        let (reach, rules) = (wanted.reach, wanted.clone());
+        let applied = tokio::task::spawn_blocking(move || Handed::new(rules, bit)?.apply());
         let applied = self.beside(applied).await;
         let applied = applied.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
         let refused = applied.as_ref().map(|(outcome, by_nft)| nat::refusing(outcome, *by_nft));

@@ -20,7 +20,12 @@ fn a_plan_says_what_would_change_and_changes_nothing() {
     ends(
         &plan(PLANNED, &[], None),
         3,
-        &["nothing is in force", "+ rule ssh", "+ hook uplink_ingress on eth0"],
+        &[
+            "nothing is in force",
+            "+ rule ssh",
+            "+ hook uplink_ingress on eth0",
+            "filter: -A DOCKER-USER -o eth0 ",
+        ],
     );
     let footprint = lab.footprint().expect("a footprint");
     let daemon = lab.fw_run(&policy(9100)).expect("fw");
@@ -62,6 +67,8 @@ fn a_plan_says_what_would_change_and_changes_nothing() {
             "port-not-allowed, rule service 9100",
         ],
     );
+    // Not every kernel can tell bridges apart.
+    assert!(said.out.contains("nft_meta_bridge") != said.out.contains("+ nft bridge fw: meta ibrname "));
     let json = plan(PLANNED, &["--json"], ssh);
     let json: serde_json::Value = serde_json::from_str(&json.out).expect("JSON");
     assert_eq!(json["would_change"], true);
@@ -76,7 +83,27 @@ fn a_plan_says_what_would_change_and_changes_nothing() {
     fs::write(lab.path(PLANNED), policy(9100)).expect("a policy");
     ends(&fw(&lab, &["plan", PLANNED, "--docker", "unix:///run/none.sock"], None), 1, &["no docker socket"]);
     assert_eq!(maps(&lab), before, "a plan changed the maps");
+
+    // What is written into iptables, nftables and by XDP is told from what is not.
+    let more = format!(
+        "fallback = \"closed\"\n[uplink]\nxdp = \"generic\"\n{}[networks.bridge]\nicc = false\n",
+        policy(9100)
+    );
+    fs::write(lab.path(PLANNED), &more).expect("a policy");
+    let xdp = "+ hook uplink_xdp on eth0, xdp generic";
+    ends(&plan(PLANNED, &[], None), 3, &[xdp, "+ nft inet fw: iifname"]);
+    fs::write(lab.path(FILE), &more).expect("a policy");
+    ends(&fw(&lab, &["reload"], None), 0, &[]);
+    ends(&plan(PLANNED, &[], None), 0, &["nothing would change"]);
+    fs::write(lab.path(PLANNED), policy(9100)).expect("a policy");
+    let gone = "- hook uplink_xdp on eth0, xdp generic";
+    ends(&plan(PLANNED, &[], None), 3, &[gone, "- nft inet fw: all of it"]);
     daemon.terminate().expect("SIGTERM");
+    let others =
+        "iptables -D DOCKER-USER 1; nft flush chain inet fw forward; nft add rule inet fw forward drop";
+    lab.host().script(others).expect("somebody's rules");
+    ends(&plan(FILE, &[], None), 3, &["filter: -A DOCKER-USER ", "~ nft inet fw: iifname"]);
+    lab.host().script("nft flush chain inet fw forward").expect("nothing is dropped");
     lab.fw_down().expect("fw down");
     lab.docker(&["rm", "-f", "web"]).expect("gone");
     assert_eq!(lab.footprint().expect("a footprint"), footprint);
