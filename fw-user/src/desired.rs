@@ -63,10 +63,13 @@ pub enum Early {
 pub enum DesiredError {
     /// More sets in use, old and new together, than there are bits.
     #[error(
-        "the sets of the policy that is in force and those of the new one are more than 64 together; \
-         change them in two steps, or merge some"
+        "the sets of the policy that is in force, those that labels name ({by_labels}), and those of the new policy are \
+         more than 64 together; change them in two steps, or merge some"
     )]
-    TooManyZones,
+    TooManyZones {
+        /// Those of labels that hold a bit and that no rule of the new policy uses.
+        by_labels: usize,
+    },
     /// More rules than there are counters.
     #[error("the policy has more than {} rules; merge some", capacity::RULES - 1)]
     TooManyRules,

@@ -37,7 +37,7 @@ pub(super) fn assign(policy: &Policy, labelled: &Labelled, current: &State) -> R
     let mut zones = Zones { bits: BTreeMap::new(), contents: BTreeMap::new(), complete: true };
     let of_policy: BTreeSet<&SetName> = policy.zones().into_iter().collect();
     let of_labels = labelled.used().iter().filter(|set| !of_policy.contains(set));
-    for set in of_policy.iter().copied().chain(of_labels) {
+    for set in of_policy.iter().copied().chain(of_labels.clone()) {
         let found = labelled.set(set).or_else(|| policy.sets.get(set).map(|found| &found.prefixes));
         let prefixes: BTreeSet<Prefix> =
             found.into_iter().flatten().flat_map(table_prefixes).map(prefix_of).collect();
@@ -51,7 +51,11 @@ pub(super) fn assign(policy: &Policy, labelled: &Labelled, current: &State) -> R
                     zones.complete = false;
                     continue;
                 }
-                None => return Err(DesiredError::TooManyZones),
+                None => {
+                    // They go on using theirs until everything that names them has been written anew.
+                    let by_labels = of_labels.count();
+                    return Err(DesiredError::TooManyZones { by_labels });
+                }
             },
         };
         zones.bits.insert(set.clone(), bit);

@@ -191,18 +191,46 @@ fn one_alone_is_kept_apart_and_all_its_neighbours_look() {
     }
 }
 
-#[test]
-fn labels_do_not_use_up_the_bits_of_the_policy() {
-    let many: Vec<String> = (0..20).map(|host| format!("192.0.2.{host}")).collect();
+/// The example world, with so many containers that each may reach another address by its label.
+fn each_its_own(count: usize) -> Inventory {
     let mut inventory = world();
     let web = inventory.endpoints.iter().position(|endpoint| endpoint.container == "web").expect("web");
-    for prefix in &many {
+    for prefix in (0..count).map(|host| format!("192.0.2.{host}")) {
         let mut other = inventory.endpoints[web].clone();
         other.labels = BTreeMap::from([("fw.egress".to_owned(), prefix.clone())]);
-        other.container_id.clone_from(prefix);
+        other.container_id = prefix;
         other.port_ifindex = None;
         inventory.endpoints.push(other);
     }
+    inventory
+}
+
+/// All bits are in use on the way from one policy to another: it is refused as a whole, and goes in two steps.
+#[test]
+fn sets_of_labels_count_where_one_policy_takes_the_place_of_another() {
+    let inventory = each_its_own(16);
+    let policy = |old: u8, new: u8| {
+        let rule = |third: u8, set: u8| {
+            format!(
+                "[[allow]]\nname = \"r{third}.{set}\"\nproto = \"tcp\"\nports = [22]\nfrom = [\"10.0.{third}.{set}\"]\n"
+            )
+        };
+        (0..old).map(|set| rule(1, set)).chain((0..new).map(|set| rule(2, set))).collect::<String>()
+    };
+    let first = want(&policy(25, 0), &inventory, &State::default());
+    let refused = desired(&parse(&policy(0, 25)), &inventory, &first.state).expect_err("66 bits");
+    assert_eq!(refused, DesiredError::TooManyZones { by_labels: 16 });
+    assert!(refused.to_string().contains("labels name (16)"), "{refused}");
+    let half = want(&policy(12, 13), &inventory, &first.state);
+    assert_eq!(half.warnings.iter().filter(|warning| warning.contains("label")).count(), 0);
+    let all = want(&policy(0, 25), &inventory, &half.state);
+    let zones = all.state.names.keys().filter(|key| key.kind == name_kind::ZONE).count();
+    assert_eq!((zones, all.warnings.iter().filter(|warning| warning.contains("label")).count()), (41, 0));
+}
+
+#[test]
+fn labels_do_not_use_up_the_bits_of_the_policy() {
+    let inventory = each_its_own(20);
     let found = want("", &inventory, &State::default());
     let zones = found.state.names.keys().filter(|key| key.kind == name_kind::ZONE).count();
     assert_eq!(zones, 16);

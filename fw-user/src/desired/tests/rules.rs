@@ -201,7 +201,7 @@ fn more_zones_than_bits_are_refused() {
     };
     let first = want(&policy(1, 40), &world(), &State::default());
     let refused = desired(&parse(&policy(2, 40)), &world(), &first.state).expect_err("80 bits");
-    assert_eq!(refused, DesiredError::TooManyZones);
+    assert_eq!(refused, DesiredError::TooManyZones { by_labels: 0 });
     assert!(refused.to_string().contains("change them in two steps"), "{refused}");
     want(&policy(2, 24), &world(), &first.state);
 }
