@@ -171,7 +171,14 @@ pub fn desired_with(
     desired.state.tables.sources = prepared.sources.clone();
     desired.state.tables.denied = prepared.denied.clone();
     let (zones, rules) = (&prepared.zones, &prepared.rules);
-    rules::ports(policy, inventory, zones, rules, &labelled, &mut desired.state.tables.ports);
+    let (direct, left_out) = rules::direct(policy, inventory, current);
+    rules::ports(policy, inventory, &direct, zones, rules, &labelled, &mut desired.state.tables.ports);
+    for container in left_out {
+        desired.warnings.push(format!(
+            "container `{container}` is closed at its own addresses: such addresses have a quarter of the table `ports`; name \
+             fewer ports in the rules, or raise `ports` in [tables]"
+        ));
+    }
     for rule in rules::cut_short(policy, inventory) {
         desired.warnings.push(format!(
             "rule `{rule}` names more than {} ports: at the own addresses of containers of networks in the gateway mode \

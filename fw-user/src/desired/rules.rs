@@ -1,6 +1,6 @@
 //! Allow and deny rules, and published ports, as entries of `ports` and `denied`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fw_common::Address;
 use fw_common::tables::{DenyRule, Port, PortKey, Prefix, capacity, name_kind, sources};
@@ -31,7 +31,7 @@ pub(super) fn number(policy: &Policy, current: &State) -> Result<RuleIds, Desire
     let mut numbered: RuleIds =
         names().filter_map(|name| Some((name.clone(), *known.get(name.as_str())?))).collect();
     // A number that a vanished rule had stays unused until the next change, so that its counters are not mistaken.
-    let taken: std::collections::BTreeSet<u32> = known.values().copied().collect();
+    let taken: BTreeSet<u32> = known.values().copied().collect();
     let mut free = (1..capacity::RULES).filter(|id| !taken.contains(id));
     for name in names() {
         if !numbered.contains_key(name) {
@@ -57,6 +57,7 @@ pub(super) fn denied(policy: &Policy, ids: &RuleIds) -> BTreeMap<Prefix, DenyRul
 pub(super) fn ports(
     policy: &Policy,
     inventory: &Inventory,
+    direct: &[&DirectPort],
     zones: &Zones,
     ids: &RuleIds,
     labelled: &Labelled,
@@ -85,7 +86,7 @@ pub(super) fn ports(
         }
     }
     // What is reached at a container's own address has entries that say all by themselves.
-    for direct in &inventory.direct {
+    for direct in direct {
         let address = Address::from(direct.address);
         for rule in &policy.allow {
             for key in direct_keys(address, direct, rule) {
@@ -93,7 +94,7 @@ pub(super) fn ports(
             }
         }
     }
-    for direct in &inventory.direct {
+    for direct in direct {
         let address = Address::from(direct.address);
         let open = u8::from(policy.uplink.published == Published::Open);
         let services = match (direct.port, direct.by) {
@@ -119,6 +120,40 @@ pub(super) fn ports(
         }
     }
     labelled.narrow(policy, inventory, zones, table);
+}
+
+/// What is reached at containers' own addresses, and the names of those whose addresses find no room in the table. Who may
+/// start containers must not fill it: they have a quarter, for on the way from some to others both stand there. Those that
+/// are in force stay before others come.
+pub(super) fn direct<'i>(
+    policy: &Policy,
+    inventory: &'i Inventory,
+    current: &State,
+) -> (Vec<&'i DirectPort>, BTreeSet<&'i str>) {
+    let mut by_address: BTreeMap<(bool, Address), Vec<&DirectPort>> = BTreeMap::new();
+    for direct in &inventory.direct {
+        let address = Address::from(direct.address);
+        let first = PortKey::all_of(address);
+        let is_new = current.tables.ports.range(first..).next().is_none_or(|(key, _)| key.address != address);
+        by_address.entry((is_new, address)).or_default().push(direct);
+    }
+    let mut room = policy.tables.ports as usize / 4;
+    let (mut fitting, mut left_out) = (Vec::new(), BTreeSet::new());
+    for ((_, address), services) in by_address {
+        // Its own service, all of them or echo requests, beside those that rules name.
+        let ruled = |direct: &&DirectPort| {
+            policy.allow.iter().flat_map(|rule| direct_keys(address, direct, rule)).collect::<Vec<_>>()
+        };
+        let ruled: BTreeSet<PortKey> = services.iter().flat_map(ruled).collect();
+        let needed = ruled.len() + services.len() + 1;
+        if needed <= room {
+            room -= needed;
+            fitting.extend(services);
+        } else {
+            left_out.extend(services.iter().map(|direct| direct.container.as_str()));
+        }
+    }
+    (fitting, left_out)
 }
 
 /// The services at a container's address that a rule opens: those that Docker leads there; where that is all of them, every

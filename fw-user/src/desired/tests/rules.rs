@@ -259,6 +259,40 @@ fn more_ports_than_the_table_holds_are_refused_with_advice() {
     assert!(refused.to_string().contains("write fewer or narrower port ranges"), "{refused}");
 }
 
+/// Whoever may start containers on a network without NAT does not keep others, or the policy, out of the table.
+#[test]
+fn containers_reached_at_their_own_addresses_do_not_fill_the_table() {
+    let policy =
+        "[[allow]]\nname = \"some\"\nproto = \"tcp\"\nports = [\"1-1000\"]\n[tables]\nports = 16384\n";
+    let with = |hosts: std::ops::Range<u8>| {
+        let direct = |host| DirectPort {
+            address: ip(&format!("172.18.1.{host}")),
+            port: None,
+            by: None,
+            container: format!("c{host}"),
+        };
+        Inventory { direct: hosts.map(direct).collect(), ..world() }
+    };
+    let has = |found: &Desired, host: u8| {
+        let address = address(&format!("172.18.1.{host}"));
+        (
+            found.state.tables.ports.contains_key(&PortKey::all_of(address)),
+            found.state.tables.ports.contains_key(&PortKey::new(address, 6, 1000)),
+        )
+    };
+    let first = want(policy, &with(100..104), &State::default());
+    assert!((100..104).all(|host| has(&first, host) == (true, true)));
+    assert!(!first.warnings.iter().any(|warning| warning.contains("closed at its own")));
+    // More of them, some with lower addresses: those that are there stay, and the others are closed.
+    let many = want(policy, &with(0..200), &first.state);
+    assert!((100..104).all(|host| has(&many, host) == (true, true)));
+    assert!((0..100).all(|host| has(&many, host) == (false, false)));
+    assert!(many.warnings.iter().any(|warning| warning.starts_with("container `c7` is closed at its own")));
+    // All others at once: both fit on the way.
+    let others = want(policy, &with(0..4), &first.state);
+    assert!((0..4).all(|host| has(&others, host) == (true, true)));
+}
+
 /// `docker run -p 80` in the gateway mode routed, `nat-unprotected`, and `trusted_host_interfaces`.
 #[test]
 fn what_is_reached_at_a_container_s_own_address_has_entries_of_its_own() {
