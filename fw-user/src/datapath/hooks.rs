@@ -15,7 +15,7 @@ use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use fw_common::Hook;
 
 use super::{DatapathError, HOOK_PINS, Programs};
-use crate::netlink::Link;
+use crate::netlink::{Filter, Link};
 use crate::plan::HookPoint;
 
 /// Which mechanism to use.
@@ -105,7 +105,7 @@ impl Hooks {
                     Some(programs) if pin.how == Attachment::Tcx => {
                         update_link(programs.classifier_mut(point.hook)?, &pin.path)?
                     }
-                    Some(programs) => replace_filter(programs, *point, device)?,
+                    Some(programs) => replace_filter(programs.classifier_mut(point.hook)?, *point, device)?,
                 },
             };
             if alive {
@@ -122,7 +122,7 @@ impl Hooks {
     /// Puts today's programs behind these hooks, all or none; what is gone meanwhile is forgotten.
     ///
     /// Whatever can fail is done before the first of them, but for the kernel's own refusal: then those that have gone over
-    /// get back the programs that they had. (A clsact filter that cannot be replaced is one that is gone.)
+    /// get back the programs that they had.
     pub(super) fn renew(
         &mut self,
         programs: &mut Programs,
@@ -137,7 +137,13 @@ impl Hooks {
                     Some(program) => _ = before.insert(*point, program),
                     None => self.forget(*point)?,
                 },
-                (_, Some(_)) => {}
+                (Some(_), Some(_)) => match our_filter(*point) {
+                    Some(filter) => {
+                        before.extend(program_in(filter, *point)?.map(|program| (*point, program)));
+                    }
+                    None => self.forget(*point)?,
+                },
+                (None, Some(_)) => {}
                 (_, None) => self.forget(*point)?,
             }
         }
@@ -149,7 +155,7 @@ impl Hooks {
                     let program = programs.classifier_mut(point.hook)?;
                     update_link(program, &self.links.join(link_name(*point)))
                 }
-                Some(_) => replace_filter(programs, *point, device),
+                Some(_) => replace_filter(programs.classifier_mut(point.hook)?, *point, device),
                 None => continue,
             };
             match renewed {
@@ -157,8 +163,16 @@ impl Hooks {
                 Ok(false) => self.forget(*point)?,
                 Err(error) => {
                     for point in gone_over {
-                        if let Some(program) = before.get_mut(&point) {
-                            update_link(program, &self.links.join(link_name(point)))?;
+                        let (Some(program), Some(device)) =
+                            (before.get_mut(&point), devices.get(&point.ifindex))
+                        else {
+                            continue;
+                        };
+                        match self.attached.get(&point) {
+                            Some(Attachment::Tcx) => {
+                                update_link(program, &self.links.join(link_name(point)))?;
+                            }
+                            _ => _ = replace_filter(program, point, device)?,
                         }
                     }
                     return Err(error);
@@ -466,20 +480,42 @@ fn update_link(program: &mut SchedClassifier, path: &Path) -> Result<bool, Datap
     }
 }
 
-/// Puts today's program into our clsact filter, in one netlink request; false if the filter is gone.
-fn replace_filter(programs: &mut Programs, point: HookPoint, device: &str) -> Result<bool, DatapathError> {
+/// Puts a program into our clsact filter, in one netlink request; false if the filter is gone.
+fn replace_filter(
+    program: &mut SchedClassifier,
+    point: HookPoint,
+    device: &str,
+) -> Result<bool, DatapathError> {
     let failed =
         |source: Box<dyn std::error::Error + Send + Sync>| failed("take over", point, device, source);
     let link = SchedClassifierLink::attached(device, direction(point.hook), PRIORITY, HANDLE, None)
         .map_err(|error| failed(error.into()))?;
-    let program = programs.classifier_mut(point.hook)?;
     match program.attach_to_link(link) {
         Ok(id) => {
             keep(program.take_link(id).map_err(|error| failed(error.into()))?);
             Ok(true)
         }
-        Err(_) => Ok(false),
+        Err(_) if our_filter(point).is_none() => Ok(false),
+        Err(error) => Err(failed(error.into())),
     }
+}
+
+/// What stands in the place of our clsact filter; nothing of a device that cannot be asked, for it is gone.
+fn our_filter(point: HookPoint) -> Option<Filter> {
+    let egress = direction(point.hook) == TcAttachType::Egress;
+    let filters = crate::netlink::filters(point.ifindex, egress).ok()?;
+    filters.into_iter().find(|filter| (filter.priority, filter.handle) == (PRIORITY, HANDLE.into()))
+}
+
+/// The program in a filter; `None` in one of another kind, which somebody has put in the place of ours.
+fn program_in(filter: Filter, point: HookPoint) -> Result<Option<SchedClassifier>, DatapathError> {
+    let mut programs = aya::programs::loaded_programs().flatten();
+    let Some(info) = programs.find(|info| Some(info.id()) == filter.program) else { return Ok(None) };
+    let program = SchedClassifier::from_program_info(info, point.hook.name().into());
+    program.map(Some).map_err(|error| DatapathError::Hook {
+        what: format!("look into our filter for {} on ifindex {}", point.hook.name(), point.ifindex),
+        source: error.into(),
+    })
 }
 
 /// A netlink attachment stays when its handle goes without detaching; the handle's `Drop` would detach.

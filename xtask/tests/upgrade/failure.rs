@@ -10,6 +10,47 @@ use xtask::replace::POLICY;
 use crate::ground;
 use crate::layout::{FOREIGN, gone_over};
 
+/// Z22, clsact: the last of the old hooks cannot be taken over, and those before it get back the programs that they had.
+#[test]
+fn a_refused_filter_leaves_the_old_programs_in_the_others() {
+    let Some(ground) = ground("a_refused_filter_leaves_the_old_programs_in_the_others") else { return };
+    let lab = &ground.lab;
+    let daemon = lab.fw_run_with(POLICY, &["--attach", "clsact"]).expect("fw");
+    daemon.terminate().expect("SIGTERM");
+    lab.relabel(FOREIGN).expect("another layout");
+    // Hooks go over in the order of their devices.
+    let pins = lab.host().script(&format!("ls {BPFFS}/hooks | grep _clsact")).expect("pins");
+    let number =
+        |pin: &str| pin.trim_end_matches("_clsact").rsplit_once('-').and_then(|it| it.1.parse::<u32>().ok());
+    let last = pins.lines().filter_map(number).max().expect("a hook");
+    let name = lab
+        .host()
+        .script(&format!("ip -o link | sed -n 's/^{last}: \\([^@:]*\\).*/\\1/p'"))
+        .expect("a device");
+    let name = name.trim();
+    let other = format!(
+        "tc filter del dev {name} ingress pref 1; \
+         tc filter add dev {name} ingress pref 1 protocol ip handle 0xf1 bpf bytecode '1,6 0 0 0,'"
+    );
+    lab.host().script(&other).expect("somebody's filter");
+    let filters = || {
+        let all = "for device in $(ls /sys/class/net); do for way in ingress egress; do \
+                   tc filter show dev $device $way | grep -o 'id [0-9]* name [a-z_]*' | sed \"s/^/$device $way/\"; done; done";
+        lab.host().script(all).expect("filters")
+    };
+    let before = filters();
+    assert!(before.lines().count() >= 4, "{before}");
+    let mut daemon = lab.fw_begin(&fw_binary().expect("fw"), POLICY, &["--attach", "clsact"]).expect("fw");
+    assert!(!daemon.ends().expect("it ends"), "{}", lab.fw_log());
+    assert!(lab.fw_log().contains(&format!("cannot take over port_ingress on {name}")), "{}", lab.fw_log());
+    assert_eq!(lab.layout().expect("a layout"), FOREIGN);
+    assert_eq!(filters(), before, "{}", lab.fw_log());
+    lab.host().script(&format!("tc filter del dev {name} ingress pref 1")).expect("it goes");
+    let _daemon = lab.fw_run_with(POLICY, &["--attach", "clsact"]).expect("fw");
+    let after = filters();
+    assert!(before.lines().all(|program| !after.contains(program)), "all are others: {before}{after}");
+}
+
 /// Z22: the new maps or programs cannot be made; one of the new hooks cannot be attached; one of the old ones cannot be
 /// taken over.
 #[test]
