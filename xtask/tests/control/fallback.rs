@@ -132,6 +132,20 @@ fn without_programs_closed_keeps_containers_closed_and_docker_does_not() {
     lab.fw(&["reload"]).expect("reloaded");
     assert!(lab.host().succeeds(&["nft", "list", "table", "inet", "fw"]));
     assert!(ground.published());
+    // Where it cannot stand, fw says so.
+    let degraded = |wanted: bool| {
+        daemon.signal("HUP").expect("SIGHUP");
+        let is = || lab.fw_status().is_ok_and(|status| status["daemon"]["degraded"] == wanted).then_some(());
+        wait::until(&format!("degraded: {wanted}"), Duration::from_secs(15), is)
+            .unwrap_or_else(|error| panic!("{error:#}:\n{}", lab.fw_log()));
+    };
+    let without = "nft delete table inet fw; mount --bind /dev/null $(command -v nft)";
+    lab.host().script(without).expect("no nft, and no table");
+    degraded(true);
+    assert!(lab.fw_log().contains("cannot find `nft`"), "{}", lab.fw_log());
+    lab.host().script("umount $(readlink -f /usr/sbin/nft)").expect("nft again");
+    degraded(false);
+    assert!(lab.host().succeeds(&["nft", "list", "table", "inet", "fw"]));
     // Without pins `fw down` finds the rules all the same.
     daemon.kill().expect("SIGKILL");
     lab.host().script(&format!("rm -r {BPFFS}")).expect("pins gone");

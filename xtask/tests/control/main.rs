@@ -1,5 +1,6 @@
 //! What an operator types to change the policy, and what stands when the programs of fw are gone.
 
+mod again;
 mod fallback;
 mod ground;
 mod labels;
