@@ -93,6 +93,7 @@ fn labels_narrow_a_container_and_go_with_it() {
     };
     ground.settles("the labels are known", || !tcp(&plain, shut.ip().expect("IPv4"), 80));
     shut_up();
+    over_the_gateway(lab, &plain, &shut);
     assert!(tcp(&plain, OUTSIDE, 443) && tcp(&plain, HOST, 9100), "others are as they were");
     assert!(tcp(&plain, wrong.ip().expect("IPv4"), 80), "others talk to each other");
     assert!(from_outside(8081), "allow_from names the prober");
@@ -125,6 +126,20 @@ fn labels_narrow_a_container_and_go_with_it() {
 
     opens_only_where_it_may(&ground, &plain);
     daemon.terminate().expect("SIGTERM");
+}
+
+/// An address that no table knows, of one that is kept apart: the gateway does not learn who has it.
+fn over_the_gateway(lab: &Lab, from: &Container, to: &Container) {
+    let server = to.place.serve_udp("[::]:5099", "heard").expect("a server");
+    to.place.run(&["ip", "address", "add", "10.9.0.99/24", "dev", "eth0"]).expect("an address of its own");
+    from.place.run(&["ip", "route", "add", "10.9.0.99", "via", "10.9.0.1"]).expect("a route");
+    let unlisted = ([10, 9, 0, 99], 5099).into();
+    assert!(!from.place.udp(unlisted).expect("a probe").reached());
+    assert!(!server.hears("who", Duration::from_secs(1)), "it came over the gateway");
+    let known = (to.ip().expect("IPv4"), 5099).into();
+    assert!(lab.host().udp(known).expect("a probe").reached() && server.hears("who", Duration::from_secs(1)));
+    to.place.run(&["ip", "address", "del", "10.9.0.99/24", "dev", "eth0"]).expect("as it was");
+    from.place.run(&["ip", "route", "del", "10.9.0.99"]).expect("as it was");
 }
 
 /// What a label opens, it opens only where the policy lets it.
