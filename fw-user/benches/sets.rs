@@ -26,7 +26,7 @@ use fw_common::tables::{DenyRule, Prefix};
 use fw_common::wire::tcp;
 use fw_common::{Hook, Mac};
 use fw_user::datapath::{Maps, Programs, Seen};
-use fw_user::desired::{Labelled, Prepared, desired_with};
+use fw_user::desired::{Labelled, Prepared, SwarmRules, desired_with};
 use fw_user::inventory::Inventory;
 use fw_user::plan::{State, Step, plan};
 use fw_user::policy::Policy;
@@ -134,7 +134,7 @@ fn whole_way(what: &str, file: &Path) {
     drop(state);
     timed("an idle pass: read the maps, desired, plan", || {
         let current = maps.read_around(&wanted.tables).expect("read");
-        assert!(prepared.is_of(&current, &Labelled::default()));
+        assert!(prepared.is_of(&current, &Labelled::default(), &SwarmRules::default()));
         let again = desired_with(&policy, &inventory, &current, &prepared, Labelled::default())
             .expect("it fits")
             .state;

@@ -19,12 +19,14 @@ use crate::inventory::{self, Inventory};
 use crate::plan::{HookPoint, State, Step};
 use crate::policy::{Egress, Fallback, HostAccess, Mode, Policy, Spoofing, TableSizes, table_prefixes};
 pub use labels::Labelled;
+pub use swarm::SwarmRules;
 use zones::Zones;
 
 mod labels;
 mod nat;
 mod outbound;
 mod rules;
+mod swarm;
 mod uplinks;
 mod zones;
 
@@ -103,6 +105,8 @@ pub struct Prepared {
     rules: RuleIds,
     /// The labels whose sets are among the zones.
     labelled: Labelled,
+    /// Rules beside the file's.
+    swarm: SwarmRules,
     sources: Shared<BTreeMap<Prefix, tables::Zones>>,
     denied: Shared<BTreeMap<Prefix, DenyRule>>,
     /// How many of `sources` and of `denied` are single addresses.
@@ -112,13 +116,18 @@ pub struct Prepared {
 impl Prepared {
     /// What follows from this policy, with the numbers that are in force already.
     pub fn new(policy: &Policy, current: &State) -> Result<Self, DesiredError> {
-        Self::with_labels(policy, &Labelled::default(), current)
+        Self::beside(policy, &Labelled::default(), &SwarmRules::default(), current)
     }
 
-    /// As [`Prepared::new`], with the sets that labels of containers use.
-    pub fn with_labels(policy: &Policy, labelled: &Labelled, current: &State) -> Result<Self, DesiredError> {
-        let mut zones = zones::assign(policy, labelled, current)?;
-        let rules = rules::number(policy, current)?;
+    /// As [`Prepared::new`], with the sets that labels of containers use, and with what a swarm needs.
+    pub fn beside(
+        policy: &Policy,
+        labelled: &Labelled,
+        swarm: &SwarmRules,
+        current: &State,
+    ) -> Result<Self, DesiredError> {
+        let mut zones = zones::assign(policy, labelled, swarm, current)?;
+        let rules = rules::number(policy, swarm, current)?;
         let (sources, denied) = (zones.table(), rules::denied(policy, &rules));
         // They stand in the table now.
         zones.forget_contents();
@@ -127,13 +136,14 @@ impl Prepared {
             sources.keys().filter(|prefix| single(prefix.bits)).count(),
             denied.keys().filter(|prefix| single(prefix.bits)).count(),
         );
-        let labelled = labelled.clone();
-        Ok(Self { zones, rules, labelled, sources: sources.into(), denied: denied.into(), hosts })
+        let (labelled, swarm) = (labelled.clone(), swarm.clone());
+        Ok(Self { zones, rules, labelled, swarm, sources: sources.into(), denied: denied.into(), hosts })
     }
 
-    /// Whether the numbers would be the same with what is in force now, and with these labels.
-    pub fn is_of(&self, current: &State, labelled: &Labelled) -> bool {
+    /// Whether the numbers would be the same with what is in force now, with these labels and this swarm.
+    pub fn is_of(&self, current: &State, labelled: &Labelled, swarm: &SwarmRules) -> bool {
         self.zones.complete
+            && self.swarm == *swarm
             && self.labelled.uses_the_same(labelled)
             && self.names().all(|(key, name)| current.names.get(&key) == Some(&name))
     }
@@ -146,7 +156,7 @@ impl Prepared {
 /// What should be in force, given what is.
 pub fn desired(policy: &Policy, inventory: &Inventory, current: &State) -> Result<Desired, DesiredError> {
     let labelled = Labelled::new(policy, inventory);
-    let prepared = Prepared::with_labels(policy, &labelled, current)?;
+    let prepared = Prepared::beside(policy, &labelled, &SwarmRules::new(policy, inventory), current)?;
     desired_with(policy, inventory, current, &prepared, labelled)
 }
 
@@ -172,7 +182,11 @@ pub fn desired_with(
     desired.state.tables.denied = prepared.denied.clone();
     let (zones, rules) = (&prepared.zones, &prepared.rules);
     let (direct, left_out) = rules::direct(policy, inventory, current);
-    rules::ports(policy, inventory, &direct, zones, rules, &labelled, &mut desired.state.tables.ports);
+    let ports = &mut desired.state.tables.ports;
+    swarm::ingress(policy, inventory, ports);
+    rules::ports(policy, inventory, &direct, zones, rules, &labelled, ports);
+    // Behind those of the file, which give a port that both open its name.
+    prepared.swarm.ports(zones, rules, ports);
     for container in left_out {
         desired.warnings.push(format!(
             "container `{container}` is closed at its own addresses: such addresses have a quarter of the table `ports`; name \
@@ -187,6 +201,7 @@ pub fn desired_with(
         ));
     }
     outbound::rules(policy, zones, rules, &mut desired.state.tables.outbound);
+    prepared.swarm.outbound(policy, zones, rules, &mut desired.state.tables.outbound);
     outbound::limits(policy, rules, &current.tables.limits, &mut desired)?;
     outbound::owners(current, &mut desired.state.tables.interfaces);
     let tables = &mut desired.state.tables;

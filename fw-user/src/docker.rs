@@ -1,10 +1,11 @@
 //! Docker as a source: its networks and running containers, and when they change.
 //!
-//! The only file that uses the Docker client. A snapshot is the truth and an event is only a wake-up.
+//! The only module that uses the Docker client. A snapshot is the truth and an event is only a wake-up.
 //! An error is never an empty snapshot: whoever asks keeps what was known before and asks again.
 
 mod error;
 mod snapshot;
+mod swarm;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::error::Error;
@@ -27,6 +28,7 @@ pub use self::snapshot::{
     DockerContainer, DockerEndpoint, DockerNetwork, DockerSnapshot, Exposed, GatewayMode, Published, Routed,
     Transport,
 };
+pub use self::swarm::{Membership, Swarm};
 use crate::inventory::Mac;
 
 /// The way to one Docker engine. Holds no connection: every question opens its own, so an engine that is
@@ -36,6 +38,7 @@ pub struct Docker {
     client: bollard::Docker,
     address: Address,
     deadline: Duration,
+    minds_swarm: bool,
 }
 
 /// Something that matters has changed in Docker: take a snapshot.
@@ -64,7 +67,7 @@ impl Docker {
             }
         };
         let client = client.map_err(|_| DockerError::Url { url: url.to_owned() })?;
-        let docker = Self { client, address, deadline };
+        let docker = Self { client, address, deadline, minds_swarm: false };
         docker.version().await?;
         Ok(docker)
     }
@@ -96,7 +99,15 @@ impl Docker {
             .into_iter()
             .collect::<Result<Vec<_>, _>>()?;
         containers.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(DockerSnapshot { version, api, networks, containers })
+        self.add_gateways(&networks, &mut containers).await;
+        let swarm = self.membership(&networks).await;
+        Ok(DockerSnapshot { version, api, networks, containers, swarm })
+    }
+
+    /// The same engine, asked about its swarm even if no network of it can be seen: for whom it was in one before.
+    #[must_use]
+    pub fn minding_swarm(self, minds_swarm: bool) -> Self {
+        Self { minds_swarm, ..self }
     }
 
     /// Opens the stream of events. What happens from this call on is reported, even if the stream is asked
@@ -108,7 +119,7 @@ impl Docker {
         let options = EventsOptions {
             since: Some(now.as_secs().to_string()),
             filters: Some(HashMap::from([
-                ("type".to_owned(), filter(&["container", "network", "daemon"])),
+                ("type".to_owned(), filter(&["container", "network", "daemon", "node", "service"])),
                 ("event".to_owned(), filter(EVENTS)),
             ])),
             ..EventsOptions::default()

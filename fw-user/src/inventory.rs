@@ -17,7 +17,9 @@ use serde::Serialize;
 pub use self::belief::{Evidence, believe};
 pub use self::direct::DirectPort;
 pub use self::mac::{Mac, NotAMac};
-use crate::docker::{DockerContainer, DockerNetwork, DockerSnapshot, Exposed, GatewayMode, Transport};
+use crate::docker::{
+    DockerContainer, DockerNetwork, DockerSnapshot, Exposed, GatewayMode, Membership, Swarm, Transport,
+};
 use crate::netlink::{ContainerLink, HostSnapshot, Link, LinkKind, LocalAddress};
 use crate::policy::StaticNetwork;
 
@@ -40,6 +42,8 @@ pub struct Inventory {
     pub links: Vec<Link>,
     /// Indices of the links that default routes lead over.
     pub default_route_links: Vec<u32>,
+    /// The swarm that Docker is an active member of.
+    pub swarm: Option<Swarm>,
 }
 
 /// A network on a bridge of this host.
@@ -174,6 +178,10 @@ impl Inventory {
             local_addresses: host.addresses.clone(),
             links: host.links.clone(),
             default_route_links: host.default_route_links.clone(),
+            swarm: docker.and_then(|docker| match &docker.swarm {
+                Membership::Member(swarm) => Some(swarm.clone()),
+                Membership::Unknown | Membership::None => None,
+            }),
         }
     }
 

@@ -8,16 +8,19 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 
 pub use describe::describe;
+pub use docker::swarm_rule;
 pub use ports::PortRange;
 pub use prefix::table_prefixes;
 pub use problem::{PolicyError, Problem};
 pub use summary::Summary;
 pub use tables::TableSizes;
 pub use words::{
-    Fallback, HostAccess, Labels, Mode, NatFrom, NatOwner, NatProto, Proto, Published, Spoofing, Xdp,
+    Fallback, HostAccess, Labels, Mode, NatFrom, NatOwner, NatProto, Proto, Published, Spoofing, SwarmNodes,
+    Xdp,
 };
 
 mod describe;
+mod docker;
 mod file;
 pub mod label;
 mod nat;
@@ -51,6 +54,8 @@ pub struct Policy {
     pub labels: Labels,
     /// The interfaces to the outside.
     pub uplink: Uplink,
+    /// What Docker's own work needs.
+    pub docker: Docker,
     /// Every set that a rule may name, those written inline in a rule included.
     pub sets: BTreeMap<SetName, Set>,
     /// What may come in, in the order of the file.
@@ -191,6 +196,13 @@ pub struct Uplink {
     pub xdp: Xdp,
     /// Whether a port that Docker publishes needs an allow rule.
     pub published: Published,
+}
+
+/// What is let in and out because Docker's own work needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Docker {
+    /// Whether the other nodes of this host's swarm may reach what they need.
+    pub swarm: SwarmNodes,
 }
 
 /// How the uplinks are found.

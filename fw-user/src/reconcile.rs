@@ -11,8 +11,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use crate::control::Control;
 use crate::datapath::{Datapath, DatapathError};
-use crate::desired::{Desired, DesiredError, Labelled, Prepared, desired_with, newcomer};
-use crate::docker::{Docker, DockerError, DockerSnapshot, Events};
+use crate::desired::{Desired, DesiredError, Labelled, Prepared, SwarmRules, desired_with, newcomer};
+use crate::docker::{Docker, DockerError, DockerSnapshot, Events, Membership};
 use crate::handover::Standing;
 use crate::inventory::{Evidence, Inventory, believe};
 use crate::kept::Read;
@@ -432,7 +432,8 @@ impl Reconciler {
             let policy = &candidate.read.policy;
             let inventory = inventory(self.last_docker.as_ref(), policy);
             let labelled = Labelled::new(policy, &inventory);
-            let fitting = Prepared::with_labels(policy, &labelled, current).and_then(|prepared| {
+            let swarm = SwarmRules::new(policy, &inventory);
+            let fitting = Prepared::beside(policy, &labelled, &swarm, current).and_then(|prepared| {
                 Ok((desired_with(policy, &inventory, current, &prepared, labelled)?, prepared))
             });
             if let Some(wanted) = self.judge(candidate, fitting, current) {
@@ -441,10 +442,12 @@ impl Reconciler {
         }
         let inventory = inventory(self.last_docker.as_ref(), &self.policy);
         let labelled = Labelled::new(&self.policy, &inventory);
-        let prepared = match self.prepared.take().filter(|prepared| prepared.is_of(current, &labelled)) {
-            Some(prepared) => prepared,
-            None => Prepared::with_labels(&self.policy, &labelled, current)?,
-        };
+        let swarm = SwarmRules::new(&self.policy, &inventory);
+        let prepared =
+            match self.prepared.take().filter(|prepared| prepared.is_of(current, &labelled, &swarm)) {
+                Some(prepared) => prepared,
+                None => Prepared::beside(&self.policy, &labelled, &swarm, current)?,
+            };
         let wanted = desired_with(&self.policy, &inventory, current, &prepared, labelled);
         self.prepared = Some(prepared);
         Ok(wanted?)
@@ -467,7 +470,8 @@ impl Reconciler {
     }
 
     async fn ask_docker(&mut self) -> Result<(), PassError> {
-        let docker = self.docker.clone();
+        let in_swarm = |docker: &DockerSnapshot| docker.swarm != Membership::None;
+        let docker = self.docker.clone().minding_swarm(self.last_docker.as_ref().is_some_and(in_swarm));
         match self.beside(async move { docker.snapshot().await }).await {
             Ok(snapshot) => {
                 if self.status.docker == 0 && self.status.passes > 0 {

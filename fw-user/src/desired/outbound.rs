@@ -23,9 +23,14 @@ pub(super) fn rules(policy: &Policy, zones: &Zones, ids: &RuleIds, table: &mut B
             }
         };
         for key in keys(rule) {
-            table.entry(key).and_modify(|known| *known = both(*known, new)).or_insert(new);
+            add(table, key, new);
         }
     }
+}
+
+/// Adds a rule to what stands for its port.
+pub(super) fn add(table: &mut BTreeMap<OutKey, OutRule>, key: OutKey, new: OutRule) {
+    table.entry(key).and_modify(|known| *known = both(*known, new)).or_insert(new);
 }
 
 /// Rules for the same port add up; one for any destination holds them all.

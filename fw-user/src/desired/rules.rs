@@ -7,6 +7,7 @@ use fw_common::tables::{DenyRule, Port, PortKey, Prefix, capacity, name_kind, so
 use fw_common::wire::proto;
 
 use super::labels::Labelled;
+use super::swarm::SwarmRules;
 use super::zones::Zones;
 use super::{DesiredError, RuleIds, any_keys, outbound, prefix_of};
 use crate::docker::Transport;
@@ -15,12 +16,13 @@ use crate::plan::State;
 use crate::policy::{Allow, Policy, Proto, Published, Sources, table_prefixes};
 
 /// Gives every rule a number: the one it has in what is in force, else the lowest free one.
-pub(super) fn number(policy: &Policy, current: &State) -> Result<RuleIds, DesiredError> {
+pub(super) fn number(policy: &Policy, swarm: &SwarmRules, current: &State) -> Result<RuleIds, DesiredError> {
     let names = || {
         let (allow, deny) = (policy.allow.iter(), policy.deny.iter());
         let names = allow.map(|rule| &rule.name).chain(deny.map(|rule| &rule.name));
         let names = names.chain(policy.out.iter().map(|rule| &rule.name));
-        names.chain(policy.limits.iter().map(|rule| &rule.name))
+        let names = names.chain(policy.limits.iter().map(|rule| &rule.name));
+        names.map(String::as_str).chain(swarm.names())
     };
     let known: BTreeMap<&str, u32> = current
         .names
@@ -29,13 +31,13 @@ pub(super) fn number(policy: &Policy, current: &State) -> Result<RuleIds, Desire
         .map(|(key, name)| (name.as_str(), key.id))
         .collect();
     let mut numbered: RuleIds =
-        names().filter_map(|name| Some((name.clone(), *known.get(name.as_str())?))).collect();
+        names().filter_map(|name| Some((name.to_owned(), *known.get(name)?))).collect();
     // A number that a vanished rule had stays unused until the next change, so that its counters are not mistaken.
     let taken: BTreeSet<u32> = known.values().copied().collect();
     let mut free = (1..capacity::RULES).filter(|id| !taken.contains(id));
     for name in names() {
         if !numbered.contains_key(name) {
-            numbered.insert(name.clone(), free.next().ok_or(DesiredError::TooManyRules)?);
+            numbered.insert(name.to_owned(), free.next().ok_or(DesiredError::TooManyRules)?);
         }
     }
     Ok(numbered)
@@ -63,8 +65,6 @@ pub(super) fn ports(
     labelled: &Labelled,
     table: &mut BTreeMap<PortKey, Port>,
 ) {
-    const NOTHING: Port =
-        Port { zones: 0, rule: 0, sources: sources::NOBODY, published: 0, open: 0, limit: 0 };
     for published in &inventory.published {
         let address = Address::from(published.host);
         if address.is_loopback() {
@@ -78,7 +78,7 @@ pub(super) fn ports(
     }
     let mut allow = |key: PortKey, rule: &Allow| {
         let id = ids.get(&rule.name).copied().unwrap_or(0);
-        merge(table.entry(key).or_insert(NOTHING), rule, zones, id);
+        merge(table.entry(key).or_insert(NOTHING), &rule.from, zones, id);
     };
     for rule in &policy.allow {
         for key in keys(rule) {
@@ -201,9 +201,13 @@ fn ranged(rule: &Allow, proto: u8) -> Vec<PortKey> {
     rule.ports.iter().flat_map(|range| range.ports()).flat_map(|port| any_keys(proto, port)).collect()
 }
 
+/// A port that is open to nobody.
+pub(super) const NOTHING: Port =
+    Port { zones: 0, rule: 0, sources: sources::NOBODY, published: 0, open: 0, limit: 0 };
+
 /// Rules for the same port add up; one for anybody holds them all.
-fn merge(port: &mut Port, rule: &Allow, zones: &Zones, id: u32) {
-    match &rule.from {
+pub(super) fn merge(port: &mut Port, from: &Sources, zones: &Zones, id: u32) {
+    match from {
         Sources::Any if port.sources != sources::ANY => {
             *port = Port { sources: sources::ANY, zones: 0, rule: id, ..*port };
         }

@@ -3,6 +3,7 @@
 mod labels;
 mod outbound;
 mod rules;
+mod swarm;
 mod terms;
 mod uplinks;
 
@@ -184,8 +185,9 @@ fn what_follows_from_the_policy_alone_is_worked_out_once() {
         .expect("it fits")
         .state;
     assert_eq!(first, desired(&policy, &world(), &State::default()).expect("it fits").state);
-    assert!(prepared.is_of(&first, &Labelled::default()));
-    assert!(!prepared.is_of(&State::default(), &Labelled::default()), "its numbers are not in force");
+    let alone = SwarmRules::default();
+    assert!(prepared.is_of(&first, &Labelled::default(), &alone));
+    assert!(!prepared.is_of(&State::default(), &Labelled::default(), &alone), "its numbers are not in force");
     let again =
         desired_with(&policy, &world(), &first, &prepared, Labelled::default()).expect("it fits").state;
     assert!(std::ptr::eq(&raw const *first.tables.sources, &raw const *again.tables.sources));

@@ -7,6 +7,7 @@ use fw_common::tables::{self, NameKey, Prefix, name_kind};
 use sha2::{Digest as _, Sha256};
 
 use super::labels::Labelled;
+use super::swarm::SwarmRules;
 use super::{DesiredError, cut, prefix_of};
 use crate::plan::State;
 use crate::policy::{Policy, SetName, table_prefixes};
@@ -25,7 +26,12 @@ struct Content {
 }
 
 /// Gives each set in use a bit: that of the same content in force, else one that no zone in force has.
-pub(super) fn assign(policy: &Policy, labelled: &Labelled, current: &State) -> Result<Zones, DesiredError> {
+pub(super) fn assign(
+    policy: &Policy,
+    labelled: &Labelled,
+    swarm: &SwarmRules,
+    current: &State,
+) -> Result<Zones, DesiredError> {
     let in_force: BTreeMap<&str, u32> = current
         .names
         .iter()
@@ -37,8 +43,13 @@ pub(super) fn assign(policy: &Policy, labelled: &Labelled, current: &State) -> R
     let mut zones = Zones { bits: BTreeMap::new(), contents: BTreeMap::new(), complete: true };
     let of_policy: BTreeSet<&SetName> = policy.zones().into_iter().collect();
     let of_labels = labelled.used().iter().filter(|set| !of_policy.contains(set));
-    for set in of_policy.iter().copied().chain(of_labels.clone()) {
-        let found = labelled.set(set).or_else(|| policy.sets.get(set).map(|found| &found.prefixes));
+    let of_swarm = swarm.set();
+    let nodes = of_swarm.as_ref().map(|(name, _)| name);
+    for set in of_policy.iter().copied().chain(nodes).chain(of_labels.clone()) {
+        let found = match &of_swarm {
+            Some((name, nodes)) if name == set => Some(*nodes),
+            _ => labelled.set(set).or_else(|| policy.sets.get(set).map(|found| &found.prefixes)),
+        };
         let prefixes: BTreeSet<Prefix> =
             found.into_iter().flatten().flat_map(table_prefixes).map(prefix_of).collect();
         let name = named(set, &prefixes);
@@ -46,7 +57,7 @@ pub(super) fn assign(policy: &Policy, labelled: &Labelled, current: &State) -> R
             Some(bit) => *bit,
             None => match free.next() {
                 Some(bit) => bit,
-                // Labels keep no policy out: what they name is nobody's until a bit is free.
+                // Labels and swarms keep no policy out: what they name is nobody's until a bit is free.
                 None if !of_policy.contains(set) => {
                     zones.complete = false;
                     continue;

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::Membership;
 use crate::inventory::Mac;
 
 /// Docker's networks and running containers at one moment.
@@ -20,6 +21,9 @@ pub struct DockerSnapshot {
     pub networks: Vec<DockerNetwork>,
     /// All running containers, by id.
     pub containers: Vec<DockerContainer>,
+    /// Whether it is in a swarm, and what it knows of it.
+    #[serde(default)]
+    pub swarm: Membership,
 }
 
 /// A network of Docker.

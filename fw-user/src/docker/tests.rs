@@ -1,5 +1,7 @@
 //! How failures of an engine look from outside, against sockets that stand in for one.
 
+mod swarm;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};

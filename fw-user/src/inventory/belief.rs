@@ -12,7 +12,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{bridge_index, port_of};
-use crate::docker::{DockerContainer, DockerEndpoint, DockerNetwork, DockerSnapshot, GatewayMode};
+use crate::docker::{
+    DockerContainer, DockerEndpoint, DockerNetwork, DockerSnapshot, GatewayMode, Membership,
+};
 use crate::netlink::{ContainerLink, HostSnapshot};
 
 /// What was known before the snapshot, and what the kernel shows now.
@@ -66,7 +68,34 @@ pub fn believe(mut said: DockerSnapshot, evidence: &Evidence<'_>) -> (DockerSnap
         }
     }
     said.containers.sort_by(|a, b| a.id.cmp(&b.id));
+    keep_swarm(&mut said.swarm, &evidence.before.swarm, &mut doubts);
     (said, doubts)
+}
+
+/// Nodes that were known stay until Docker, able to tell all, does not name them, or says to be in no swarm.
+fn keep_swarm(said: &mut Membership, before: &Membership, doubts: &mut Vec<String>) {
+    let Membership::Member(known) = before else { return };
+    match said {
+        Membership::None => {}
+        Membership::Member(swarm) if swarm.complete => {}
+        Membership::Member(swarm) => {
+            swarm.nodes.extend(&known.nodes);
+            swarm.ingress.extend(&known.ingress);
+            doubts.push(
+                "Docker does not tell all nodes and services of its swarm (a manager without a leader, or one that does \
+                 not answer): those known before stay in force"
+                    .to_owned(),
+            );
+        }
+        Membership::Unknown => {
+            *said = before.clone();
+            doubts.push(
+                "Docker does not say whether it is in its swarm still: what its nodes need stays in force; if it is to \
+                 be in none, `docker swarm leave`"
+                    .to_owned(),
+            );
+        }
+    }
 }
 
 impl Evidence<'_> {
@@ -201,7 +230,7 @@ fn overlap(ours: &[IpNet], theirs: &[IpNet]) -> bool {
 mod tests {
     use super::super::tests::{link_mut, world};
     use super::*;
-    use crate::docker::{Exposed, Published, Routed, Transport};
+    use crate::docker::{Exposed, Published, Routed, Swarm, Transport};
 
     struct World {
         before: DockerSnapshot,
@@ -336,5 +365,32 @@ mod tests {
         assert_eq!(world.believe(stuck.clone()), (world.before.clone(), 0));
         world.links.clear();
         assert_eq!(world.believe(stuck).0.containers[0].pid, 0);
+    }
+
+    #[test]
+    fn a_swarm_is_left_by_a_word_and_not_by_silence() {
+        let mut world = World::new();
+        let swarm = |nodes: &[&str], complete| {
+            Membership::Member(Swarm {
+                manager: true,
+                nodes: nodes.iter().map(|node| node.parse().expect("an address")).collect(),
+                data_port: 4789,
+                control_ports: BTreeSet::from([2377]),
+                ingress: BTreeSet::new(),
+                complete,
+            })
+        };
+        let says = |world: &World, swarm| {
+            let (believed, doubts) = world.believe(DockerSnapshot { swarm, ..world.before.clone() });
+            (believed.swarm, doubts)
+        };
+        assert_eq!(says(&world, Membership::Unknown), (Membership::Unknown, 0), "nothing was known before");
+        world.before.swarm = swarm(&["198.18.0.2", "198.18.0.3"], true);
+        assert_eq!(says(&world, Membership::Unknown), (world.before.swarm.clone(), 1));
+        assert_eq!(says(&world, Membership::None), (Membership::None, 0), "it has left");
+        let fewer = swarm(&["198.18.0.3"], true);
+        assert_eq!(says(&world, fewer.clone()), (fewer, 0), "a node has left");
+        let both = swarm(&["198.18.0.2", "198.18.0.3", "198.18.0.4"], false);
+        assert_eq!(says(&world, swarm(&["198.18.0.4"], false)), (both, 1), "a manager without a leader");
     }
 }

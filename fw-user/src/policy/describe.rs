@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use super::{
     Egress, Fallback, Interfaces, Labels, Mode, NatFrom, NatOwner, NatProto, NetworkPolicy, Origin, Policy,
-    PortRange, Proto, Published, Set, SetName, Sources, Spoofing, Xdp, prefix,
+    PortRange, Proto, Published, Set, SetName, Sources, Spoofing, SwarmNodes, Xdp, prefix,
 };
 
 /// Inline prefixes beyond this many are only counted.
@@ -57,6 +57,10 @@ fn settings(text: &mut String, policy: &Policy) {
         Labels::MayNarrow => "fw.* labels of containers may take away from what the file allows",
         Labels::MayOpen => "fw.* labels of containers take the place of what the file says",
     };
+    let swarm = match policy.docker.swarm {
+        SwarmNodes::Auto => "the other nodes of a swarm that Docker is in reach what they need",
+        SwarmNodes::Off => "nodes of a swarm reach what rules let them",
+    };
     let nat = match policy.nat.owner {
         NatOwner::Docker => "Docker writes the NAT rules",
         NatOwner::Fw => "fw writes the NAT rules, Docker runs with --iptables=false",
@@ -69,6 +73,7 @@ fn settings(text: &mut String, policy: &Policy) {
         ("fallback", format!("{}: {fallback}", policy.fallback.word())),
         ("labels", format!("{}: {labels}", policy.labels.word())),
         ("xdp", format!("{}: {}", policy.uplink.xdp.word(), xdp(policy.uplink.xdp))),
+        ("swarm", format!("{}: {swarm}", policy.docker.swarm.word())),
         ("nat", format!("{}: {nat}", policy.nat.owner.word())),
         (
             "tables",

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use toml::de::DeTable;
 
+use super::docker::swarm_rule;
 use super::problem::{Problems, nearest};
 use super::section::{Item, Section};
 use super::words::Proto;
 use super::{
-    Allow, Deny, MAX_ZONES, Marks, Origin, Policy, PolicyError, Set, SetName, Sources, TableSizes, ports,
-    prefix, set_file, uplink,
+    Allow, Deny, MAX_ZONES, Marks, Origin, Policy, PolicyError, Set, SetName, Sources, TableSizes, docker,
+    ports, prefix, set_file, uplink,
 };
 
 /// The longest name of a rule, set or static network, in characters.
@@ -66,6 +67,9 @@ impl Parser<'_> {
         self.policy.labels = word_or_default(root.take("labels"), problems);
         if let Some(section) = root.section("uplink", problems) {
             self.policy.uplink = uplink::parse(section, problems);
+        }
+        if let Some(section) = root.section("docker", problems) {
+            self.policy.docker = docker::parse(section, problems);
         }
         if let Some(section) = root.section("sets", problems) {
             self.sets(&section);
@@ -211,6 +215,12 @@ impl Parser<'_> {
     pub(super) fn rule_name(&mut self, section: &mut Section<'_>) -> String {
         let Some((name, span)) = name(section, "rule", &mut self.problems) else { return String::new() };
         let line = self.problems.line(&span);
+        if swarm_rule::ALL.contains(&name.as_str()) {
+            let message = format!(
+                "rule `{name}` would be taken for what [docker] `swarm` lets in; expected another name"
+            );
+            self.problems.at(&span, message);
+        }
         if let Some(first) = self.rules.get(&name) {
             let message = format!("rule `{name}` stands already at line {first}; expected a name of its own");
             self.problems.at(&span, message);

@@ -17,6 +17,7 @@ pub struct Summary<'a> {
     fallback: &'static str,
     labels: &'static str,
     uplink: UplinkSummary<'a>,
+    docker: DockerSummary,
     deny: Vec<DenySummary<'a>>,
     allow: Vec<AllowSummary<'a>>,
     out: Vec<OutSummary<'a>>,
@@ -36,6 +37,11 @@ struct UplinkSummary<'a> {
     interfaces: WordOr<&'a [String]>,
     xdp: &'static str,
     published: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct DockerSummary {
+    swarm: &'static str,
 }
 
 /// A fixed word such as `"auto"`, or a value.
@@ -169,6 +175,7 @@ impl<'a> Summary<'a> {
             mode: policy.mode.word(),
             fallback: policy.fallback.word(),
             labels: policy.labels.word(),
+            docker: DockerSummary { swarm: policy.docker.swarm.word() },
             uplink: UplinkSummary {
                 interfaces: match &policy.uplink.interfaces {
                     Interfaces::Auto => WordOr::Word("auto"),

@@ -88,6 +88,16 @@ words! {
         Open = "open",
     }
 
+    /// Whether the other nodes of this host's swarm may reach what they need: `docker.swarm`.
+    #[derive(Default)]
+    pub enum SwarmNodes {
+        /// Those that Docker knows, while it is an active member.
+        #[default]
+        Auto = "auto",
+        /// Only what the rules of the file let them.
+        Off = "off",
+    }
+
     /// The protocol of an `[[allow]]` rule: `proto`.
     pub enum Proto {
         /// TCP.

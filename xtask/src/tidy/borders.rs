@@ -21,8 +21,8 @@ const BARE: &[&str] = &["fw-user/benches/support/bare.rs"];
 /// The file of fw-common that may mention aya: bounded markers, nothing else.
 const MARKERS: &[&str] = &["fw-common/src/pod.rs"];
 
-/// The file that talks to Docker.
-const DOCKER: &[&str] = &["fw-user/src/docker.rs"];
+/// The files that talk to Docker.
+const DOCKER: &[&str] = &["fw-user/src/docker.rs", "fw-user/src/docker/swarm.rs"];
 
 /// The file that runs nft, and the one that names it as a flavour of iptables.
 const NFT: &[&str] = &["fw-user/src/handover/nft.rs", "fw-user/src/handover.rs"];
@@ -37,7 +37,7 @@ pub(super) fn aya(tree: &Tree) -> Vec<Violation> {
     found
 }
 
-/// bollard is used by one file.
+/// bollard is used by one module.
 pub(super) fn docker_client(tree: &Tree) -> Vec<Violation> {
     crate_used(tree, "fw-user/", "bollard", DOCKER)
 }

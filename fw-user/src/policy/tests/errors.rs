@@ -58,6 +58,7 @@ fn unknown_keys_name_the_nearest_known_one() {
         "5:1: unknown key `subnet` in [[network]]; did you mean `subnets`?",
     );
     wrong("[nat]\nowned = \"docker\"", "2:1: unknown key `owned` in [nat]; did you mean `owner`?");
+    wrong("[docker]\nswam = \"off\"", "2:1: unknown key `swam` in [docker]; did you mean `swarm`?");
     wrong("[marks]\nbits = 24", "2:1: unknown key `bits` in [marks]; did you mean `bit`?");
 }
 
@@ -104,6 +105,14 @@ fn wrong_types_say_what_was_expected() {
 }
 
 #[test]
+fn names_of_what_a_swarm_needs_are_not_free() {
+    wrong(
+        "[[deny]]\nname = \"swarm-vxlan\"\nfrom = [\"192.0.2.1\"]",
+        "2:8: rule `swarm-vxlan` would be taken for what [docker] `swarm` lets in; expected another name",
+    );
+}
+
+#[test]
 fn words_and_numbers_out_of_range_say_which_are_possible() {
     wrong("mode = \"enforced\"", "1:8: `mode` is \"enforced\"; expected \"enforce\" or \"observe\"");
     wrong("fallback = \"open\"", "1:12: `fallback` is \"open\"; expected \"docker\" or \"closed\"");
@@ -111,6 +120,8 @@ fn words_and_numbers_out_of_range_say_which_are_possible() {
         "[uplink]\nxdp = \"on\"",
         "2:7: `xdp` is \"on\"; expected \"auto\", \"off\", \"native\" or \"generic\"",
     );
+    wrong("[docker]\nswarm = true", "2:9: `swarm` holds a boolean; expected \"auto\" or \"off\"");
+    wrong("[docker]\nswarm = \"on\"", "2:9: `swarm` is \"on\"; expected \"auto\" or \"off\"");
     wrong("[uplink]\npublished = \"no\"", "2:13: `published` is \"no\"; expected \"closed\" or \"open\"");
     wrong(
         "[[allow]]\nname = \"a\"\nproto = \"sctp\"\nports = [1]",
