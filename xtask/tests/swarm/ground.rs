@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
-use xtask::lab::{self, Container, HOST, Lab, OUTSIDE, Options, Place, fw_binary, wait};
+use xtask::lab::{self, Container, Generation, HOST, Lab, OUTSIDE, Options, Place, fw_binary, wait};
 
 /// The swarm, with an overlay on both hosts, and a stranger behind R.
 pub(crate) struct Ground {
@@ -24,7 +24,14 @@ impl Ground {
         if !lab::available(test) {
             return None;
         }
-        let lab = Lab::start(Options::default()).expect("a lab");
+        // Another generation on H: FW_SWARM_DOCKER=28.5.
+        let docker = std::env::var("FW_SWARM_DOCKER").map_or(Ok(Generation::default()), |name| name.parse());
+        let docker = docker.expect("a generation");
+        if let Some(obstacle) = docker.obstacle() {
+            eprintln!("SKIPPED {test}: {obstacle}");
+            return None;
+        }
+        let lab = Lab::start(Options { docker, ..Options::default() }).expect("a lab");
         start_second(&lab).expect("a second dockerd");
         lab.docker(&["swarm", "init", "--advertise-addr", &HOST.to_string()]).expect("a swarm");
         join(&lab).expect("a worker");
