@@ -99,6 +99,9 @@ impl Docker {
             .into_iter()
             .collect::<Result<Vec<_>, _>>()?;
         containers.sort_by(|a, b| a.id.cmp(&b.id));
+        for container in &mut containers {
+            by_id(container, &networks);
+        }
         self.add_gateways(&networks, &mut containers).await;
         let swarm = self.membership(&networks).await;
         Ok(DockerSnapshot { version, api, networks, containers, swarm })
@@ -482,18 +485,18 @@ fn endpoints(
     let mut by_network = BTreeMap::new();
     for settings in found.unwrap_or_default().into_values() {
         // A network that the container is to join, but has not, has no endpoint yet.
-        let (Some(network_id), Some(endpoint_id)) = (settings.network_id, settings.endpoint_id) else {
-            continue;
-        };
-        if network_id.is_empty() || endpoint_id.is_empty() {
-            continue;
-        }
+        // Podman names no endpoint at all, but an address.
+        let Some(network_id) = settings.network_id.filter(|id| !id.is_empty()) else { continue };
+        let endpoint_id = settings.endpoint_id.unwrap_or_default();
         let mut addresses = Vec::new();
         for address in [settings.ip_address, settings.global_ipv6_address].into_iter().flatten() {
             if !address.is_empty() {
                 let parsed = address.parse::<IpAddr>();
                 addresses.push(parsed.map_err(|error| answer(what, &format!("address {address}: {error}")))?);
             }
+        }
+        if endpoint_id.is_empty() && addresses.is_empty() {
+            continue;
         }
         let mac = settings.mac_address.filter(|mac| !mac.is_empty());
         let mac = mac.map(|mac| mac.parse::<Mac>()).transpose();
@@ -507,6 +510,18 @@ fn endpoints(
         by_network.insert(network_id, endpoint);
     }
     Ok(by_network.into_values().collect())
+}
+
+/// Podman calls the networks of a container by their names.
+fn by_id(container: &mut DockerContainer, networks: &[DockerNetwork]) {
+    for endpoint in &mut container.endpoints {
+        let known = networks.iter().any(|network| network.id == endpoint.network_id);
+        let named = networks.iter().find(|network| !known && network.name == endpoint.network_id);
+        if let Some(network) = named {
+            endpoint.network_id.clone_from(&network.id);
+        }
+    }
+    container.endpoints.sort_by(|a, b| a.network_id.cmp(&b.network_id));
 }
 
 /// Docker writes `80/tcp`; without a protocol it means TCP.

@@ -4,6 +4,7 @@
 //! of an inventory (`network`, `endpoint`) hold for that inventory only.
 
 mod belief;
+mod bridges;
 mod direct;
 mod mac;
 
@@ -15,6 +16,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 pub use self::belief::{Evidence, believe};
+pub use self::bridges::with_bridges;
 pub use self::direct::DirectPort;
 pub use self::mac::{Mac, NotAMac};
 use crate::docker::{

@@ -14,7 +14,7 @@ use crate::datapath::{Datapath, DatapathError};
 use crate::desired::{Desired, DesiredError, Labelled, Prepared, SwarmRules, desired_with, newcomer};
 use crate::docker::{Docker, DockerError, DockerSnapshot, Events, Membership};
 use crate::handover::Standing;
-use crate::inventory::{Evidence, Inventory, believe};
+use crate::inventory::{Evidence, Inventory, believe, with_bridges};
 use crate::kept::Read;
 use crate::netlink::{self, Changed, HostSnapshot, Joined, NetlinkError, Watch};
 use crate::plan::{State, Step, plan};
@@ -504,6 +504,7 @@ impl Reconciler {
         current: &State,
     ) -> bool {
         let Some(said) = self.said_docker.clone() else { return false };
+        let said = with_bridges(said, host);
         let Some(before) = self.last_docker.take() else {
             self.last_docker = Some(said);
             return false;

@@ -19,7 +19,7 @@ use crate::desired::{Desired, Early, desired};
 use crate::difference::{self, TableChange};
 use crate::docker::{Docker, DockerSnapshot};
 use crate::handover::RuleChange;
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, with_bridges};
 use crate::netlink::{self, ContainerLink, HostSnapshot, NetlinkError};
 use crate::plan::{HookPoint, State};
 use crate::reconcile::{beside_maps, chain, check_uplinks};
@@ -62,6 +62,7 @@ pub fn run(options: &Options) -> Outcome {
         Err(error) => return Err(error.into()),
     };
     let (docker, links) = runtime()?.block_on(ask_docker(&options.engine.docker))?;
+    let docker = with_bridges(docker, &host);
     let inventory = Inventory::new(Some(&docker), &host, &links, &policy.static_networks);
     let wanted = desired(&policy, &inventory, &current).map_err(|error| Failure::Usage(error.into()))?;
     let connection = typed_on();

@@ -16,7 +16,7 @@ use crate::control::{self, Answer, Request};
 use crate::datapath::{Directory, DirectoryError, Maps, attached_in};
 use crate::docker::{Docker, DockerError, DockerSnapshot};
 use crate::handover::{self, Iptables, Nft};
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, with_bridges};
 use crate::netlink::{self, HostSnapshot, Link};
 use crate::plan::{HookPoint, State};
 use crate::reconcile::{chain, monotonic_seconds};
@@ -115,6 +115,7 @@ impl Report {
                 "there is no uplink: nothing from outside is judged; see `uplink.interfaces`".to_owned(),
             );
         }
+        let docker = docker.map(|docker| with_bridges(docker, host));
         let inventory = Inventory::new(docker.as_ref().ok(), host, &BTreeMap::new(), &[]);
         let docker = match docker {
             Ok(docker) => json!({"answers": true, "version": docker.version, "api": docker.api}),

@@ -125,7 +125,7 @@ pub struct Routed {
 pub struct DockerEndpoint {
     /// Id of the network.
     pub network_id: String,
-    /// Id of the endpoint.
+    /// Id of the endpoint; Podman has none, and leaves it empty.
     pub endpoint_id: String,
     /// Ethernet address that Docker gave it.
     pub mac: Option<Mac>,

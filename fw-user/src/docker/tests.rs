@@ -1,5 +1,6 @@
 //! How failures of an engine look from outside, against sockets that stand in for one.
 
+mod podman;
 mod swarm;
 
 use std::os::unix::fs::PermissionsExt;

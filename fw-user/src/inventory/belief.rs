@@ -39,7 +39,7 @@ pub fn believe(mut said: DockerSnapshot, evidence: &Evidence<'_>) -> (DockerSnap
     let mut doubts = Vec::new();
     for old in &evidence.before.networks {
         match said.networks.iter().position(|network| network.id == old.id) {
-            Some(at) => keep_network(&mut said.networks[at], old, &mut doubts),
+            Some(at) => keep_network(&mut said.networks[at], old, evidence.host, &mut doubts),
             None if evidence.network_stands(old, &said.networks) => {
                 doubts.push(format!(
                     "Docker does not name the network {} any more, but its bridge {} stands: it stays in force; if it \
@@ -123,7 +123,12 @@ impl Evidence<'_> {
 }
 
 /// What is left out reads as Docker's default, which is the laxer one.
-fn keep_network(network: &mut DockerNetwork, old: &DockerNetwork, doubts: &mut Vec<String>) {
+fn keep_network(
+    network: &mut DockerNetwork,
+    old: &DockerNetwork,
+    host: &HostSnapshot,
+    doubts: &mut Vec<String>,
+) {
     let told = network.clone();
     network.internal |= old.internal;
     network.icc &= old.icc;
@@ -142,7 +147,9 @@ fn keep_network(network: &mut DockerNetwork, old: &DockerNetwork, doubts: &mut V
     if network.subnets.is_empty() {
         network.subnets.clone_from(&old.subnets);
     }
-    if network.bridge.is_none() || network.bridge == Some(default_bridge(network)) {
+    let untold = network.bridge.is_none() || network.bridge == Some(default_bridge(network));
+    // Podman takes a bridge down with its last container, and may call the next one otherwise.
+    if untold && old.bridge.as_deref().is_some_and(|name| bridge_index(name, host).is_some()) {
         network.bridge.clone_from(&old.bridge);
     }
     if *network != told {
@@ -154,7 +161,7 @@ fn keep_network(network: &mut DockerNetwork, old: &DockerNetwork, doubts: &mut V
 }
 
 /// The name of a bridge that was given none.
-fn default_bridge(network: &DockerNetwork) -> String {
+pub(super) fn default_bridge(network: &DockerNetwork) -> String {
     format!("br-{}", network.id.chars().take(12).collect::<String>())
 }
 

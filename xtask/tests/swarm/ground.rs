@@ -28,7 +28,7 @@ impl Ground {
         let docker = std::env::var("FW_SWARM_DOCKER").map_or(Ok(Generation::default()), |name| name.parse());
         let docker = docker.expect("a generation");
         if let Some(obstacle) = docker.obstacle() {
-            eprintln!("SKIPPED {test}: {obstacle}");
+            println!("SKIPPED: {test}: {obstacle}");
             return None;
         }
         let lab = Lab::start(Options { docker, ..Options::default() }).expect("a lab");
