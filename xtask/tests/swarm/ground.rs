@@ -97,7 +97,7 @@ impl Ground {
     #[track_caller]
     pub(crate) fn becomes(&self, meet: bool) {
         let found =
-            wait::until("the overlay", Duration::from_secs(20), || (self.meet() == [meet; 2]).then_some(()));
+            wait::until("the overlay", Duration::from_secs(30), || (self.meet() == [meet; 2]).then_some(()));
         let logs = || format!("{:?}\n{}\n{}", self.lab.fw_drops(), self.lab.fw_log(), self.second_log());
         found.unwrap_or_else(|error| panic!("expected {meet}: {error:#}\n{}", logs()));
     }
