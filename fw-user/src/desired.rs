@@ -187,6 +187,13 @@ pub fn desired_with(
     rules::ports(policy, inventory, &direct, zones, rules, &labelled, ports);
     // Behind those of the file, which give a port that both open its name.
     prepared.swarm.ports(zones, rules, ports);
+    if prepared.swarm.is_left_out(zones) {
+        desired.warnings.push(
+            "the nodes of the swarm reach nothing: rules and labels use all 64 sets that there may be, and the nodes are one \
+             more; merge some"
+                .to_owned(),
+        );
+    }
     for container in left_out {
         desired.warnings.push(format!(
             "container `{container}` is closed at its own addresses: such addresses have a quarter of the table `ports`; name \

@@ -18,7 +18,9 @@ fn containers_of_podman_are_filtered_like_docker_s() {
     // The lab's dockerd would close FORWARD for everybody else.
     let lab = Lab::start(Options { forward_accept: true, ..Options::default() }).expect("a lab");
     // Podman keeps a cache and its locks there, wherever its storage is.
-    lab.host().script("for d in /var/lib /dev/shm; do mount -t tmpfs fwlab $d; done").expect("private folders");
+    lab.host()
+        .script("for d in /var/lib /dev/shm; do mount -t tmpfs fwlab $d; done")
+        .expect("private folders");
     let podman = |arguments: &str| lab.host().script(&format!("{PODMAN} {arguments}")).expect("podman");
     let service = format!("exec {PODMAN} system service --time 0 {SOCKET} >/run/podman.log 2>&1");
     lab.host().script(&format!("docker -H {} save fwlab | {PODMAN} load", lab::SOCKET)).expect("the image");

@@ -60,6 +60,11 @@ impl SwarmRules {
         self.outbound.iter().map(|(name, ..)| *name)
     }
 
+    /// Whether there is something to let in, and no bit for it.
+    pub(super) fn is_left_out(&self, zones: &Zones) -> bool {
+        !self.nodes.is_empty() && zones.mask(&[SetName::swarm_nodes()]) == 0
+    }
+
     /// Adds the ports of this host that the swarm needs. Without a bit for its nodes nothing is opened.
     pub(super) fn ports(&self, zones: &Zones, ids: &RuleIds, table: &mut BTreeMap<PortKey, Port>) {
         let nodes = [SetName::swarm_nodes()];

@@ -100,6 +100,26 @@ fn a_node_that_is_gone_is_another_zone_and_a_plan_leads_there() {
     assert_eq!(plan(&after.state, &want("", &inventory, &after.state).state), []);
 }
 
+#[test]
+fn where_the_file_uses_every_set_the_nodes_are_left_out_aloud() {
+    use std::fmt::Write as _;
+    let mut policy = String::new();
+    for number in 0..64 {
+        let prefix = format!("203.0.113.{number}/32");
+        write!(
+            policy,
+            "[[allow]]\nname = \"{number}\"\nproto = \"tcp\"\nports = [22]\nfrom = [\"{prefix}\"]\n"
+        )
+        .expect("a string");
+    }
+    let found = want(&policy, &member(true), &State::default());
+    let left_out =
+        |found: &Desired| found.warnings.iter().any(|warning| warning.contains("nodes of the swarm"));
+    assert!(left_out(&found), "{:?}", found.warnings);
+    assert!(!found.state.tables.ports.contains_key(&PortKey::new(Address::ANY_V4, proto::TCP, 7946)));
+    assert!(!left_out(&want("", &member(true), &State::default())));
+}
+
 const DNS: &str = "[[out]]\nname = \"dns\"\nproto = \"udp\"\nports = [53]";
 
 /// The world, and Docker in a swarm of three.
