@@ -71,6 +71,9 @@ pub mod owner {
 
 /// Numbers in [`Flow::container`] that are no container's.
 pub mod counted {
+    /// Beside a packet, in no flow: what a port's hook has let go to this host, and marked so that the bridge's hook does
+    /// not judge it after NAT; that hook takes the mark off again.
+    pub const TO_HOST: u16 = 65_533;
     /// All containers together that no port's hook has named.
     pub const UNKNOWN: u16 = 65_534;
     /// Answers of the host's own services that are under a limit, all together.

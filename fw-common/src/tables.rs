@@ -100,8 +100,10 @@ pub struct Settings {
     pub source_prefixes: u8,
     /// 1 if the host itself may open only the connections that `outbound` holds.
     pub outbound: u8,
+    /// 1 if fw writes NAT, so that no rule of Docker's says which networks meet where nothing is translated.
+    pub nat_owned: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
     /// How many entries of `flows` one container may have.
     pub flow_budget: u32,
 }

@@ -33,8 +33,10 @@ pub(crate) fn run<C: Context>(hook: Hook, context: &C) -> i32 {
     if !early || matches!(verdict.action, Action::Drop) {
         count(hook, &verdict, context.length());
     }
-    // The bridge hook keeps what the port hook vouched for; a packet leaving keeps what it carries.
-    if matches!(hook, Hook::UplinkIngress | Hook::PortIngress) {
+    // The bridge hook keeps what the port hook vouched for, but on the way to a socket; a packet leaving keeps what it
+    // carries.
+    let ends_here = matches!((hook, verdict.reason), (Hook::BridgeIngress, Reason::ToHost));
+    if matches!(hook, Hook::UplinkIngress | Hook::PortIngress) || ends_here {
         let field = if observing { fw_common::Mark::None } else { verdict.mark };
         let mark = marked(arrival.mark, field, settings.mark_bit);
         if mark != arrival.mark {

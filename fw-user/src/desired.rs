@@ -17,7 +17,9 @@ use fw_common::{ABI_VERSION, Address, FLOWS_ABI, Hook, Mac};
 use crate::handover::{Marks, Nat};
 use crate::inventory::{self, Inventory};
 use crate::plan::{HookPoint, State, Step};
-use crate::policy::{Egress, Fallback, HostAccess, Mode, Policy, Spoofing, TableSizes, table_prefixes};
+use crate::policy::{
+    Egress, Fallback, HostAccess, Mode, NatOwner, Policy, Spoofing, TableSizes, table_prefixes,
+};
 pub use labels::Labelled;
 pub use swarm::SwarmRules;
 use zones::Zones;
@@ -220,6 +222,7 @@ pub fn desired_with(
         deny: u8::from(!tables.denied.is_empty()),
         source_prefixes: u8::from(tables.sources.keys().any(|prefix| prefix.bits < 128)),
         outbound: u8::from(!tables.outbound.is_empty()),
+        nat_owned: u8::from(policy.nat.owner == NatOwner::Fw),
         flow_budget: policy.tables.flows_per_container,
         ..Settings::zeroed()
     };

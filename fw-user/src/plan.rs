@@ -183,6 +183,7 @@ pub fn plan(current: &State, desired: &State) -> Vec<Step> {
         deny: old.settings.deny | new.settings.deny,
         source_prefixes: old.settings.source_prefixes | new.settings.source_prefixes,
         outbound: old.settings.outbound & new.settings.outbound,
+        nat_owned: old.settings.nat_owned & new.settings.nat_owned,
         // An empty table has no settings of its own to keep; those of the desired one make it whole.
         ..if old.settings.abi == 0 { new.settings } else { old.settings }
     };

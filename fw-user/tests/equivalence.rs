@@ -227,7 +227,8 @@ impl std::fmt::Display for Tally {
 /// Whether a test run can be told all that the scene says.
 fn is_as_told(scene: &Scene) -> bool {
     let (arrival, told) = (scene.arrival, kernel::arrival(&Sent::of(scene)));
-    (arrival.audience, arrival.ethertype, arrival.vlan) == (told.audience, told.ethertype, told.vlan)
+    (arrival.audience, arrival.ethertype, arrival.vlan, arrival.owner)
+        == (told.audience, told.ethertype, told.vlan, told.owner)
 }
 
 fn is_attached(hook: Hook) -> bool {

@@ -6,7 +6,7 @@ use super::inbound::{answers, record, record_direct};
 use super::service::{Access, asks_for_service, find_direct};
 use super::{Workspace, apart, is_for};
 use crate::address::Address;
-use crate::flow::owner;
+use crate::flow::{counted, owner};
 use crate::tables::{
     Endpoint, Interface, LocalKey, Network, PortKey, ReachKey, Route, Tables, Terms, egress, role,
 };
@@ -90,7 +90,11 @@ pub(super) fn at_bridge<T: Tables, B: Bytes + ?Sized>(
         return Verdict::pass(Reason::OtherHost);
     }
     if arrival.mark & super::mark_mask(tables.settings().mark_bit) != 0 {
-        return Verdict::pass(Reason::JudgedAtPort);
+        // A mark is not forged, for none crosses a veth; the number beside it may be, but where a port's hook marked.
+        return match arrival.owner {
+            counted::TO_HOST => Verdict::accept(Reason::ToHost),
+            _ => Verdict::pass(Reason::JudgedAtPort),
+        };
     }
     let Some((interface, network)) = standing(Hook::BridgeIngress, arrival, tables) else {
         return Verdict::drop(Reason::UnknownInterface);
@@ -320,7 +324,7 @@ fn destination<T: Tables, B: Bytes + ?Sized>(
     if let Some(local) = tables.local_address(&LocalKey::new(*destination, sender.interface.l3_device)) {
         return match local.broadcast {
             _ if internal && local.ifindex != own_network => Verdict::drop(Reason::Internal),
-            0 => to_host(terms, bytes, tables, work),
+            0 => to_host(sender, terms, bytes, tables, work),
             _ => to_group(sender, frame, packet, terms, tables),
         };
     }
@@ -407,26 +411,40 @@ fn keeps_link(packet: &Packet) -> bool {
     }
 }
 
-/// To this host: unmarked, so that a published port that is reached through it is what Docker makes of it.
+/// To this host. What becomes of it there is NAT's to say: a published port that is reached through the host is what
+/// Docker makes of it, for IN and REACH are not given.
+///
+/// OUT is, as far as the bridge's hook, to a container that may send it out by an uplink anyway, or answers what came in:
+/// with bridge-nf-call-iptables that hook sees the answer to a connection of this host to 127.0.0.1 after NAT, and could
+/// not tell it from a forged frame. It takes the mark off, or what a tunnel of the host brings would inherit it.
 #[inline(always)]
 fn to_host<T: Tables, B: Bytes + ?Sized>(
+    sender: &Sender,
     terms: &Terms,
     bytes: &B,
     tables: &T,
     work: &mut Workspace,
 ) -> Verdict {
-    if terms.host != 0 || keeps_link(&work.packet) {
-        return Verdict::accept(Reason::ToHost);
+    let open = terms.host != 0 || keeps_link(&work.packet);
+    let answers = terms.is_restricted() && answers(bytes, tables, work);
+    let reason = match (open, answers) {
+        (true, _) => Reason::ToHost,
+        (false, true) => Reason::Answer,
+        (false, false) => return Verdict::drop(Reason::HostDenied),
+    };
+    let anywhere = terms.egress & egress::ANY != 0 || answers;
+    let vouched =
+        sender.known && sender.network.internal == 0 && anywhere && !work.packet.source.is_link_local_v6();
+    if !vouched {
+        return Verdict::accept(reason);
     }
-    if answers(bytes, tables, work) {
-        return Verdict::accept(Reason::Answer);
-    }
-    Verdict::drop(Reason::HostDenied)
+    work.owner = counted::TO_HOST;
+    Verdict::accept(reason).marked(Mark::Out)
 }
 
 /// To another managed network: only one that the sender's may reach, or in answer to one that may reach the sender's; or
 /// to a container port that is open to it as to the outside, for it is reached without NAT. That goes unmarked, as the
-/// running Docker has it.
+/// running Docker has it; where Docker writes no rules nobody else says whether networks meet, and it is marked IN.
 #[inline(always)]
 fn to_network<T: Tables, B: Bytes + ?Sized>(
     sender: &Sender,
@@ -461,7 +479,9 @@ fn to_network<T: Tables, B: Bytes + ?Sized>(
         };
         if let Some(reason) = reason {
             record_direct(tables, packet);
-            return Verdict::accept(reason).by(service.rule);
+            let decided = vouched && tables.settings().nat_owned != 0;
+            let mark = if decided { Mark::In } else { Mark::None };
+            return Verdict::accept(reason).by(service.rule).marked(mark);
         }
     }
     Verdict::drop(Reason::Isolation)

@@ -259,7 +259,8 @@ proptest! {
     fn a_container_speaks_for_itself_and_stays_where_it_may(scene in scenes()) {
         let (verdict, _) = decided(&scene);
         let at_bridge = matches!(scene.hook, Hook::PortIngress | Hook::BridgeIngress);
-        let aside = matches!(verdict.reason, Reason::JudgedAtPort | Reason::OtherHost);
+        let vetted = scene.hook == Hook::BridgeIngress && scene.arrival.mark & (3 << 17) != 0;
+        let aside = vetted || verdict.reason == Reason::OtherHost;
         let (true, false, Some(packet)) = (at_bridge, aside, packet_of(&scene)) else { return Ok(()) };
         if verdict.action == Action::Drop {
             return Ok(());
@@ -276,7 +277,8 @@ proptest! {
         let ours = tables.local_address(&LocalKey::new(packet.destination, interface.l3_device));
         let elsewhere = tables.subnet(&packet.destination).is_some() && !in_network(packet.destination);
         // A port that Docker lets the outside reach at a container's own address is as open to other networks.
-        let ruled = matches!(verdict.reason, Reason::AllowRule | Reason::PublishedOpen) && verdict.mark == Mark::None;
+        let ruled = matches!(verdict.reason, Reason::AllowRule | Reason::PublishedOpen)
+            && (verdict.mark == Mark::None || tables.settings.nat_owned != 0);
         let direct = ruled && tables.ports.keys().any(|key| key.address == packet.destination);
         let reached = direct || matches!(verdict.reason, Reason::Reach | Reason::Answer);
         prop_assert!(!elsewhere || ours.is_some() || reached, "to {}", packet.destination);
@@ -288,8 +290,8 @@ proptest! {
             prop_assert!(gateway || on_link || in_network(destination) || answer, "to {destination}");
         }
         if verdict.mark == Mark::Out {
-            prop_assert!(!on_link && interface.endpoint_known != 0);
-            prop_assert!(!in_network(packet.destination) && ours.is_none());
+            prop_assert!(!on_link && interface.endpoint_known != 0 && network.internal == 0);
+            prop_assert!(!in_network(packet.destination) || ours.is_some());
         }
     }
 
@@ -333,6 +335,7 @@ proptest! {
             prop_assert!(follows || (before.contains_key(&key) && !packet.opens()), "{packet:?}");
         } else if scene.hook != Hook::BridgeEgress
             && !matches!(verdict.reason, Reason::Reach | Reason::Link | Reason::AllowRule | Reason::PublishedOpen)
+            && (verdict.reason, verdict.mark) != (Reason::ToHost, Mark::Out)
         {
             prop_assert!(*scene.tables.inbound_flows.borrow() == before, "{verdict:?} of {packet:?}");
         }

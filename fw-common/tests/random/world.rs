@@ -40,6 +40,7 @@ pub(crate) fn tables(random: &mut Random) -> Memory {
     let mut tables = host::tables();
     tables.settings.observe = u8::from(random.once_in(8));
     tables.settings.mark_bit = 17 + random.below(14) as u8;
+    tables.settings.nat_owned = u8::from(random.once_in(4));
     devices(&mut tables, random);
     thin(&mut tables.networks, random);
     for network in tables.networks.values_mut() {

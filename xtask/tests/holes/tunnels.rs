@@ -58,6 +58,49 @@ fn w08_the_inner_packet_is_not_vouched_for() {
     );
 }
 
+/// W08 from inside: what a container wraps for a tunnel of the host is not vouched for with its wrapping.
+#[test]
+fn w08_the_inner_packet_of_a_container_is_not_vouched_for() {
+    let Some(ground) = Ground::start("w08_the_inner_packet_of_a_container_is_not_vouched_for") else {
+        return;
+    };
+    let lab = &ground.lab;
+    let a1 = ground.a1.ip().expect("an address");
+    let gateway = ground.a1.gateway.expect("a gateway");
+    let vxlan = "type vxlan id 43 dstport 4789";
+    let made = lab.host().script(&format!(
+        "ip link add vx1 {vxlan} local {gateway} remote {a1} dev br-A
+         ip addr add 10.98.0.1/24 dev vx1; ip link set vx1 up
+         iptables -w -t mangle -A FORWARD -i vx1 -m mark ! --mark 0
+         iptables -w -t mangle -A FORWARD -i vx1 -m mark --mark 0"
+    ));
+    let made = made.and_then(|_| {
+        ground.a1.place.script(&format!(
+            "ip link add vx1 {vxlan} local {a1} remote {gateway} dev eth0
+             ip addr add 10.98.0.2/24 dev vx1; ip link set vx1 up; ip route add {OUTSIDE} via 10.98.0.1"
+        ))
+    });
+    if let Err(error) = made {
+        eprintln!("SKIPPED w08_the_inner_packet_of_a_container_is_not_vouched_for: no VXLAN here: {error:#}");
+        return;
+    }
+    let to_host = || ground.a1.place.tcp(([10, 98, 0, 1], 9100).into()).expect("a probe");
+    let _daemon = ground.fw();
+    ground.at_both_settings(|bridge_netfilter| {
+        lab.host().run(&["iptables", "-w", "-t", "mangle", "-Z"]).expect("counters");
+        assert!(to_host().reached_at("H"), "the tunnel works ({bridge_netfilter})");
+        let outside = ground.a1.place.tcp((OUTSIDE, 443).into()).expect("a probe");
+        assert!(!outside.reached(), "FORWARD drops what nobody vouches for ({bridge_netfilter})");
+        let rules = lab.host().run(&["iptables-save", "-c", "-t", "mangle"]).expect("counters");
+        let packets = |text: &str| {
+            let rule = rules.lines().find(|line| line.contains(text)).expect("our counting rule");
+            rule[1..].split(':').next().and_then(|count| count.parse::<u64>().ok()).expect("a count")
+        };
+        assert!(packets("-i vx1 -m mark --mark 0x0") > 0, "inner packets were forwarded: {rules}");
+        assert_eq!(packets("-i vx1 -m mark ! --mark 0x0"), 0, "an inner packet carried a mark: {rules}");
+    });
+}
+
 /// W11: an uplink without Ethernet header (tun, wireguard, ppp) is judged like any other.
 #[test]
 fn w11_uplink_without_ethernet_header() {

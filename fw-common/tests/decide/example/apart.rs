@@ -15,7 +15,7 @@ use super::{Case, Scene, bridge, container, scene};
 
 const ICC: Verdict = Verdict::drop(Reason::Icc);
 const UP: Verdict = Verdict::pass(Reason::SameNetwork);
-const TO_HOST: Verdict = Verdict::accept(Reason::ToHost);
+const TO_HOST: Verdict = Verdict::accept(Reason::ToHost).marked(Mark::Out);
 const OUT: Verdict = Verdict::accept(Reason::Outbound).marked(Mark::Out);
 const LINK: Verdict = Verdict::accept(Reason::Link).marked(Mark::In);
 const UNVOUCHED: Verdict = Verdict::drop(Reason::Unvouched);
@@ -308,7 +308,7 @@ fn discovery(f: &Family) -> Vec<Case> {
     };
     vec![
         asks("asking for its gateway", address("ff02::1:ff00:1"), Some(group), f.gateway_n).gives(UP),
-        asks("probing its gateway", f.gateway_n, None, f.gateway_n).gives(TO_HOST),
+        asks("probing its gateway", f.gateway_n, None, f.gateway_n).gives(Verdict::accept(Reason::ToHost)),
         asks("probing a sibling", f.n2, Some(N2), f.n2).gives(ICC),
         asks("asking a sibling for the gateway", f.gateway_n, Some(N2), f.gateway_n).gives(ICC),
         says("answering its gateway", f.gateway_n, None).gives(TO_HOST),

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use fw_common::flow::counted;
 use fw_common::verdict::{Reason, Verdict};
 use fw_common::wire::{ethertype, icmp, tcp};
 use fw_common::{Hook, Mac};
@@ -38,6 +39,13 @@ fn marks(f: &Family) -> Vec<Case> {
         marked("with the mark IN", 1 << 17).gives(judged),
         marked("with the mark OUT", 2 << 17).gives(judged),
         marked("with the mark REACH", 3 << 17 | 0x0f00_00ff).gives(judged),
+        // To the host as its port's hook saw it, and after NAT to anywhere: unmarked from here.
+        marked("to the host by a port's hook", 2 << 17)
+            .arriving(|arrival| arrival.owner = counted::TO_HOST)
+            .gives(TO_HOST),
+        marked("with the number of that, and no mark", 0)
+            .arriving(|arrival| arrival.owner = counted::TO_HOST)
+            .gives(isolated),
         marked("without a mark", 0).gives(isolated),
         marked("with others' marks", !(3 << 17)).gives(isolated),
         marked("with a mark at another place", 1 << 17)

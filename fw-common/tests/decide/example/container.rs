@@ -15,7 +15,9 @@ use super::packets::{Draft, ethernet, ip};
 use super::{Case, container, scene};
 
 const SAME: Verdict = Verdict::pass(Reason::SameNetwork);
-const TO_HOST: Verdict = Verdict::accept(Reason::ToHost);
+/// What may go out anyway may do so as well where the host leads it on.
+const TO_HOST: Verdict = Verdict::accept(Reason::ToHost).marked(Mark::Out);
+const TO_HOST_ALONE: Verdict = Verdict::accept(Reason::ToHost);
 const ISOLATED: Verdict = Verdict::drop(Reason::Isolation);
 const INTERNAL: Verdict = Verdict::drop(Reason::Internal);
 const FORGED: Verdict = Verdict::drop(Reason::SpoofedSource);
@@ -75,7 +77,7 @@ fn destinations(f: &Family) -> Vec<Case> {
             from_a1("to the gateway's link-local address", link).gives(TO_HOST),
             from_a1("to a neighbour's link-local address", neighbour).gives(SAME),
             container("from a link-local address to the gateway", PORT_A1, syn(neighbour, f.gateway_a))
-                .gives(TO_HOST),
+                .gives(TO_HOST_ALONE),
             container("from the gateway's link-local address", PORT_A1, syn(link, f.a2)).gives(FORGED),
             container("from the link-local address of its MAC", PORT_A1, syn(made_from(PORT_A1), f.a2))
                 .gives(Verdict::accept(Reason::SameNetwork).marked(Mark::In)),
@@ -86,7 +88,7 @@ fn destinations(f: &Family) -> Vec<Case> {
             container("from a link-local address to the sibling", PORT_A1, syn(neighbour, f.a2))
                 .gives(Verdict::accept(Reason::SameNetwork).marked(Mark::In)),
             container("from a link-local address to the gateway's", PORT_A1, syn(neighbour, link))
-                .gives(TO_HOST),
+                .gives(TO_HOST_ALONE),
             container("from a link-local address to the outside", PORT_A1, syn(neighbour, f.remote))
                 .gives(FORGED),
             container("from a link-local address to another network", PORT_A1, syn(neighbour, f.b1))
@@ -115,7 +117,7 @@ fn internal(f: &Family) -> Vec<Case> {
     let mut cases = vec![
         from_i1("internal, to its sibling", f.i2)
             .gives(Verdict::accept(Reason::SameNetwork).marked(Mark::In)),
-        from_i1("internal, to its gateway", f.gateway_internal).gives(TO_HOST),
+        from_i1("internal, to its gateway", f.gateway_internal).gives(TO_HOST_ALONE),
         from_i1("internal, to another gateway", f.gateway_a).gives(INTERNAL),
         from_i1("internal, to the host", f.ours).gives(INTERNAL),
         from_i1("internal, to an address that only the FIB knows", f.new).gives(INTERNAL),
@@ -125,7 +127,7 @@ fn internal(f: &Family) -> Vec<Case> {
     ];
     if f.v6 {
         let link = address("fe80::1");
-        cases.push(from_i1("internal, to the gateway's link-local address", link).gives(TO_HOST));
+        cases.push(from_i1("internal, to the gateway's link-local address", link).gives(TO_HOST_ALONE));
     } else {
         let broadcast = ip(f.i1, address("198.18.0.255")).udp(1, 9, b"");
         cases

@@ -209,6 +209,15 @@ fn between(f: &Family) -> Vec<Case> {
             .gives(RULE)
             .leaves_inbound(key, state::OPENING, owner::CONTAINER),
         scene("a ping of it", PORT_A1, ip(f.a1, f.b1).echo(7)).gives(RULE),
+        scene("the same where Docker writes no rules", PORT_A1, opens(f.a1, f.b1, 80))
+            .with(|tables| tables.settings.nat_owned = 1)
+            .gives(RULE.marked(Mark::In)),
+        scene("and to a container that is not known any more", PORT_A1, opens(f.a1, f.b1, 80))
+            .with(|tables| {
+                tables.settings.nat_owned = 1;
+                tables.endpoints.remove(&f.b1.into());
+            })
+            .gives(RULE),
         scene("one that is not published", PORT_A1, opens(f.a1, f.b1, 81)).gives(isolated),
         scene("one that has no rule", PORT_A1, opens(f.a1, f.b1, 84)).gives(isolated),
         scene("one that is for the office", PORT_A1, opens(f.a1, f.b1, 82)).gives(isolated),

@@ -251,19 +251,25 @@ fn host(f: &Family) -> Vec<Case> {
         with("host closed, to a group", ip(f.a1, f.group).udp(5353, 5353, b"")).gives(SAME),
         with("host closed, to who connected from it", ip(f.a1, f.gateway_a).tcp(80, 50_000, tcp::ACK))
             .inbound(proxied, state::ESTABLISHED, 1)
-            .gives(ANSWER),
+            .gives(ANSWER_OUT),
         with("host closed, a SYN to who connected from it", ip(f.a1, f.gateway_a).tcp(80, 50_000, tcp::SYN))
             .inbound(proxied, state::ESTABLISHED, 1)
             .gives(DENIED),
         with("host closed, a pong", ip(f.a1, f.gateway_a).echo_reply(7))
             .inbound(tuple(f.a1, 0, f.gateway_a, 7, proto::ICMP), state::OPENING, 1)
-            .gives(ANSWER),
+            .gives(ANSWER_OUT),
         with(
             "host closed, an error about what the host sent",
             ip(f.a1, f.gateway_a).unreachable(&ip(f.gateway_a, f.a1).udp(5000, 53, b"?").packet()),
         )
         .inbound(tuple(f.a1, 53, f.gateway_a, 5000, proto::UDP), state::OPENING, 1)
-        .gives(ANSWER),
+        .gives(ANSWER_OUT),
+        container("egress none, to who connected from the host", PORT_A1, {
+            ip(f.a1, f.gateway_a).tcp(80, 5000, tcp::SYN | tcp::ACK)
+        })
+        .with(on(NONE))
+        .inbound(tuple(f.a1, 80, f.gateway_a, 5000, proto::TCP), state::OPENING, 1)
+        .gives(TO_HOST.marked(Mark::Out)),
         container("host closed to an internal network", PORT_I1, syn(f.i1, f.gateway_internal))
             .with(|tables| tables.interfaces.get_mut(&PORT_I1).expect("a port").terms = CLOSED_HOST)
             .gives(DENIED),
@@ -275,7 +281,7 @@ fn host(f: &Family) -> Vec<Case> {
         let solicit = ip(f.a1, f.gateway_a).neighbour(icmp::NEIGHBOUR_SOLICITATION, f.gateway_a);
         let link = address("fe80::1");
         cases.extend([
-            with("host closed, it may ask where the gateway is", solicit).gives(TO_HOST),
+            with("host closed, it may ask where the gateway is", solicit).gives(TO_HOST.marked(Mark::Out)),
             with("host closed, the gateway's link-local address", syn(f.a1, link)).gives(DENIED),
         ]);
     } else {
