@@ -4,7 +4,9 @@
 //! No Docker 29 is here to write them: dockerd runs without its own rules, and the table is as the golden files of its
 //! `nftabler` have it, for the networks of this lab.
 
-use xtask::lab::{self, HOST, Lab, Options, Outcome};
+use std::time::Duration;
+
+use xtask::lab::{self, HOST, Lab, Options, Outcome, wait};
 
 #[test]
 fn a_mark_passes_docker_s_nftables_rules_only_where_docker_was_told() {
@@ -67,6 +69,46 @@ fn a_mark_passes_docker_s_nftables_rules_only_where_docker_was_told() {
         assert_eq!(table(&lab), before, "nothing of ours stands in Docker's table");
     }
     drop((b1_web, b1_other));
+}
+
+/// Docker 29 that is told to use nftables takes its rules out of iptables, but leaves DOCKER-USER (moby, `cleaner.go`).
+#[test]
+fn a_docker_that_changes_to_nftables_has_its_nat() {
+    if !lab::available("a_docker_that_changes_to_nftables_has_its_nat") {
+        return;
+    }
+    let lab = Lab::start(Options { forward_accept: true, ..Options::default() }).expect("a lab");
+    lab.network("A", &["--subnet", "10.1.0.0/24"]).expect("network A");
+    lab.network("B", &["--subnet", "10.2.0.0/24"]).expect("network B");
+    let b1 = lab.container("b1", &["--network=B", "-p=8080:80", "--ip=10.2.0.2"]).expect("b1");
+    let _web = b1.place.serve_tcp("[::]:80", "b1").expect("a server");
+    let daemon = lab.fw_run(POLICY).expect("fw");
+    let becomes = |wanted: &str| {
+        wait::until(&format!("NAT is {wanted}"), Duration::from_secs(25), || {
+            let output = lab.fw_command(&["status", "--json"]).ok()?.output().ok()?;
+            let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+            (status["handover"]["nat"] == wanted).then_some(status)
+        })
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", lab.fw_log()))
+    };
+    becomes("docker");
+    let cleaned = "iptables-save | grep -v -e ' DOCKER$' -e ' DOCKER ' -e ':DOCKER ' -e ISOLATION -e br-A -e br-B \
+                   -e docker0 | iptables-restore";
+    lab.host().script(cleaned).expect("Docker's rules taken away");
+    daemon.signal("HUP").expect("SIGHUP");
+    becomes("gone");
+    write(&lab, &TABLE.replace("MARK", "").replace("DIRECT", ""));
+    daemon.signal("HUP").expect("SIGHUP");
+    let status = becomes("docker");
+    let problems = status["problems"].to_string();
+    assert!(!problems.contains("NAT"), "{problems}");
+    let summary = status["handover"]["summary"].as_str().unwrap_or_default();
+    assert!(summary.contains("--bridge-accept-fwmark="), "what dockerd lacks is said: {summary}");
+    assert!(lab.outside().tcp((HOST, 8080).into()).expect("a probe").reached_at("b1"), "{}", table(&lab));
+    // And what nftables held is missed as well.
+    lab.host().run(&["nft", "delete", "table", "ip", "docker-bridges"]).expect("no table");
+    daemon.signal("HUP").expect("SIGHUP");
+    becomes("gone");
 }
 
 /// Docker's table, without counters.

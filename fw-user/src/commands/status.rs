@@ -459,14 +459,13 @@ fn handover(state: &State, host: &HostSnapshot, nat: u8, problems: &mut Vec<Stri
             }
             let summary = match (nat, status.places.is_empty(), missing) {
                 (nat_health::STANDS, ..) => format!("fw writes NAT: {}", own.join(", ")),
-                (_, true, _) if native.is_some() => {
-                    match native.as_ref().and_then(|(_, advice)| advice.clone()) {
-                        Some(advice) => advice,
-                        None => {
-                            "Docker filters with nftables and takes our mark: nothing to hand over".to_owned()
-                        }
+                // What stands in DOCKER-USER, Docker's nftables rules do not ask.
+                _ if native.is_some() => match native.as_ref().and_then(|(_, advice)| advice.clone()) {
+                    Some(advice) => advice,
+                    None => {
+                        "Docker filters with nftables and takes our mark: nothing to hand over".to_owned()
                     }
-                }
+                },
                 (_, true, _) => "Docker has no chain DOCKER-USER: nothing to hand over".to_owned(),
                 (_, false, 0) => format!("iptables holds our {rules} rules"),
                 (_, false, missing) => format!("{missing} rules are missing"),

@@ -50,11 +50,13 @@ impl Handed {
     }
 
     fn apply(&self) -> Result<(Outcome, bool), HandoverError> {
-        let outcome = match &self.nat {
-            None => self.iptables.apply(&self.rules),
-            Some(nat) => self.iptables.apply_all(&self.rules, nat),
+        let mut outcome = match &self.nat {
+            None => self.iptables.apply(&self.rules)?,
+            Some(nat) => self.iptables.apply_all(&self.rules, nat)?,
         };
-        Ok((outcome?, self.by_nft))
+        // A dockerd that was told to use nftables takes its rules out of iptables.
+        outcome.nat = outcome.nat || nat::by_nft()?;
+        Ok((outcome, self.by_nft))
     }
 
     /// What [`Handed::apply`] would change.

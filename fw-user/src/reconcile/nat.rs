@@ -149,10 +149,14 @@ pub(super) fn of_docker(before: u8, seen: bool, stand: bool) -> u8 {
     }
 }
 
+/// Whether Docker translates with its nftables backend.
+pub(super) fn by_nft() -> Result<bool, HandoverError> {
+    Ok(Nft::find().map(|nft| nft.docker_writes()).transpose()?.unwrap_or(false))
+}
+
 /// `nat` less what Docker's nftables backend writes already, and whether there is such a backend.
 pub(super) fn beside_nft(nat: Nat) -> Result<(Nat, bool), HandoverError> {
-    let backend = Nft::find().filter(|_| nat.owns).map(|nft| nft.docker_writes()).transpose()?;
-    let by_nft = backend.unwrap_or(false);
+    let by_nft = nat.owns && by_nft()?;
     Ok((Nat { owns: nat.owns && !by_nft, ..nat }, by_nft))
 }
 
