@@ -65,6 +65,10 @@ pub struct Options {
     pub forward_accept: bool,
     /// `net.bridge.bridge-nf-call-iptables`, set after dockerd has started.
     pub bridge_netfilter: bool,
+    /// What the host's shell does before dockerd starts.
+    pub before_docker: &'static str,
+    /// Variables of dockerd's environment, as `NAME=VALUE`.
+    pub environment: Vec<String>,
     /// Further arguments for dockerd.
     pub dockerd: Vec<String>,
     /// Which Docker.
@@ -78,6 +82,8 @@ impl Default for Options {
             userland_proxy: true,
             forward_accept: false,
             bridge_netfilter: true,
+            before_docker: "",
+            environment: Vec::new(),
             dockerd: Vec::new(),
             docker: Generation::default(),
         }
@@ -101,6 +107,7 @@ impl Lab {
     pub fn start(options: Options) -> Result<Self> {
         let lab = Self::without_docker(options)?;
         lab.mount_docker()?;
+        lab.host.script(lab.options.before_docker).context("cannot prepare the lab's host for dockerd")?;
         let proxy = format!("--userland-proxy={}", lab.options.userland_proxy);
         let arguments: Vec<_> = std::iter::once(proxy).chain(lab.options.dockerd.iter().cloned()).collect();
         lab.start_docker(&arguments).context("cannot start dockerd in the lab")?;

@@ -140,9 +140,10 @@ impl Lab {
     pub(super) fn start_docker(&self, arguments: &[String]) -> Result<()> {
         let line = format!(
             "mkdir -p /run/lab/cli; echo '{{}}' >/run/lab/daemon.json; \
-             exec {} dockerd -H {SOCKET} --config-file /run/lab/daemon.json --data-root /run/lab/docker \
+             exec env {} {} dockerd -H {SOCKET} --config-file /run/lab/daemon.json --data-root /run/lab/docker \
              --exec-root /run/lab/exec -p /run/lab/dockerd.pid --storage-driver vfs --cgroup-parent /{} \
              --default-address-pool base=10.200.0.0/16,size=24 {} >>/run/lab/dockerd.log 2>&1",
+            self.options().environment.join(" "),
             self.as_root_of_its_own(),
             self.name(),
             arguments.join(" ")

@@ -3,12 +3,14 @@
 //! | network | what | containers |
 //! |---|---|---|
 //! | A | IPv4 | a1 (publishes 8080, on loopback 8088 and 5000/udp, 5353/udp), a2, l1 (publishes on loopback only) |
-//! | B | IPv4 | b1 (publishes 8090), e1 (8081 → 8443), e2 (8443 → 80) |
-//! | I | internal | i1, i2, each with a default route added by hand |
+//! | B | IPv4 | b1 (publishes 8090), e1 (8081 → 8443), e2 (8443 → 80), k1 (8101–8103 → 80–82; exposes 83), k2 (all it exposes) |
+//! | I | internal | i1, i2 (publishes 8104), each with a default route added by hand |
 //! | N | icc = false | n1, n2 (publishes 8089) |
 //! | M | no masquerading | m1 |
-//! | 6A 6B 6I | IPv6 (6I internal) | x1 (publishes 8096), x2, y1, z1 |
-//! | default | icc = false | d1, svr, client (linked to svr) |
+//! | A and B | | g1 (publishes 8106) |
+//! | H | publishes on H's IPv4 address, MTU 1400 | h1 (publishes 8100) |
+//! | 6A 6B 6I | IPv6 (6I internal) | x1 (publishes 8096), x2, y1, z1, z2 |
+//! | default | icc = false | d1, d2 (publishes 8105), svr, client (linked to svr) |
 //!
 //! With Docker 28 or later also, each of them reached in its own way:
 //!
@@ -56,6 +58,7 @@ impl Town {
             }
             lab.docker(&["network", "connect", "--ip", "10.7.4.9", "R4", "w1"])?;
         }
+        lab.docker(&["network", "connect", "B", "g1"])?;
         for name in ["i1", "i2"] {
             lab.docker(&["exec", name, "ip", "route", "replace", "default", "via", "10.3.0.1"])?;
         }
@@ -159,6 +162,17 @@ const NETWORKS: &[(&str, &[&str])] = &[
     ("I", &["--subnet", "10.3.0.0/24", "--internal"]),
     ("N", &["--subnet", "10.4.0.0/24", "-o", "com.docker.network.bridge.enable_icc=false"]),
     ("M", &["--subnet", "10.5.0.0/24", "-o", "com.docker.network.bridge.enable_ip_masquerade=false"]),
+    (
+        "H",
+        &[
+            "--subnet",
+            "10.5.1.0/24",
+            "-o",
+            "com.docker.network.bridge.host_binding_ipv4=198.18.0.1",
+            "-o",
+            "com.docker.network.driver.mtu=1400",
+        ],
+    ),
     ("6A", &["--subnet", "10.6.1.0/24", "--ipv6", "--subnet", "2001:db8:a::/64"]),
     ("6B", &["--subnet", "10.6.2.0/24", "--ipv6", "--subnet", "2001:db8:b::/64"]),
     ("6I", &["--subnet", "10.6.3.0/24", "--ipv6", "--subnet", "2001:db8:1::/64", "--internal"]),
@@ -182,7 +196,11 @@ const CONTAINERS: &[(&str, &[&str])] = &[
     ("e1", &["--network=B", "-p=8081:8443"]),
     ("e2", &["--network=B", "-p=8443:80"]),
     ("i1", &["--network=I"]),
-    ("i2", &["--network=I"]),
+    ("i2", &["--network=I", "-p=8104:80"]),
+    ("h1", &["--network=H", "-p=8100:80"]),
+    ("k1", &["--network=B", "-p=8101-8103:80-82", "--expose=83"]),
+    ("k2", &["--network=B", "-P", "--expose=80"]),
+    ("g1", &["--network=A", "-p=8106:80"]),
     ("n1", &["--network=N"]),
     ("n2", &["--network=N", "-p=8089:80"]),
     ("m1", &["--network=M"]),
@@ -190,7 +208,9 @@ const CONTAINERS: &[(&str, &[&str])] = &[
     ("x2", &["--network=6A"]),
     ("y1", &["--network=6B"]),
     ("z1", &["--network=6I"]),
+    ("z2", &["--network=6I"]),
     ("d1", &[]),
+    ("d2", &["-p=8105:80"]),
     ("svr", &["--expose=80"]),
     ("client", &["--link=svr:alias"]),
 ];

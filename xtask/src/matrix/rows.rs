@@ -1,14 +1,14 @@
 //! The rows: who tries to reach whom, what stock Docker does, what has to become of it.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::later;
 use crate::lab::frame::{ip_frame, udp};
-use crate::lab::{Generation, HOST, HOST_MAC, HOST6, Lab, OUTSIDE, OUTSIDE_MAC, Outcome, Town, ask};
+use crate::lab::{Generation, HOST, HOST_MAC, HOST6, Lab, OUTSIDE, OUTSIDE_MAC, Outcome, Town, ask, wait};
 
 /// Hook and reason of a drop.
 pub(super) type Counter = (&'static str, &'static str);
@@ -48,8 +48,28 @@ impl Row {
         }
     }
 
+    /// With others that want FORWARD policy ACCEPT.
+    pub(super) const fn accepting(self) -> Self {
+        Self { when: When::ForwardAccept, ..self }
+    }
+
+    /// Whether it leads to a container of an internal IPv6 network, which has no route for its answer since 25.0.
+    pub(super) fn is_unroutable(&self) -> bool {
+        matches!(self.id, "D31b" | "D31d")
+    }
+
+    /// Closed by Docker without fw.
+    pub(super) const fn closed_by_docker(self) -> Self {
+        Self { stock: X, ..self }
+    }
+
+    /// Whether the host is afterwards as it was.
+    pub(super) fn leaves_no_trace(&self) -> bool {
+        self.when != When::Alone
+    }
+
     /// As this generation has it.
-    fn on(self, generation: Generation) -> Self {
+    pub(super) fn on(self, generation: Generation) -> Self {
         let differs = SINCE.iter().rev().find(|(id, since, _)| *id == self.id && *since <= generation);
         Self { stock: differs.map_or(self.stock, |(.., stock)| *stock), ..self }
     }
@@ -110,7 +130,20 @@ impl fmt::Display for Expect {
 
 /// All rows for a host with docker-proxy and this Docker.
 pub fn rows(generation: Generation) -> Vec<Row> {
-    let all = [FROM_OUTSIDE, FROM_HOST, BETWEEN, INTERNAL, ICC, SIX, HOST_AND_FOREIGN, later::ROWS].concat();
+    let all = [
+        FROM_OUTSIDE,
+        FROM_HOST,
+        BETWEEN,
+        INTERNAL,
+        ICC,
+        SIX,
+        LINK_LOCAL,
+        HOST_AND_FOREIGN,
+        PUBLISHING,
+        DEFAULT,
+        later::ROWS,
+    ]
+    .concat();
     all.into_iter().filter(|row| row.since <= generation).map(|row| row.on(generation)).collect()
 }
 
@@ -137,12 +170,17 @@ const SINCE: &[(&str, Generation, Expect)] = &[
     ("D31a", Generation::V28_5, X),
     ("D31c", Generation::V28_5, X),
     ("D31h", Generation::V28_5, X),
+    ("D33b", Generation::V28_5, X),
+    ("L11d", Generation::V28_5, X),
+    ("L11j", Generation::V28_5, X),
+    ("L11l", Generation::V28_5, X),
 ];
 
 pub(super) const X: Expect = Expect::Silent;
 pub(super) const DIRECT: Counter = ("uplink_ingress", "direct-access");
 pub(super) const PORT: Counter = ("uplink_ingress", "port-not-allowed");
 const SOURCE: Counter = ("uplink_ingress", "source-not-allowed");
+const SPOOFED: Counter = ("port_ingress", "spoofed-source");
 const MARTIAN: Counter = ("uplink_ingress", "martian");
 pub(super) const ISOLATION: Counter = ("port_ingress", "isolation");
 pub(super) const INTERNAL_ONLY: Counter = ("port_ingress", "internal");
@@ -361,6 +399,16 @@ const HOST_AND_FOREIGN: &[Row] = &[
     alone(open("D45", "a DROP in DOCKER-USER stalls a flow that is up", "a1", |l, _| stalled_flow(l))),
     open("D47a", "R -> H:8081 (allowed; container port 8443)", "e1", |l, _| l.outside().tcp(host(8081))),
     closes("D47b", "R -> H:8443 (published, not allowed)", "e2", PORT, |l, _| l.outside().tcp(host(8443))),
+    alone(closed("L08", "R (v6) -> x1:81 unpublished, ip6tables FORWARD DROP", "D31f", DIRECT, |l, t| {
+        let policy = |name| l.host().run(&["ip6tables", "-w", "-P", "FORWARD", name]);
+        let before = l.host().run(&["ip6tables", "-w", "-S", "FORWARD"])?;
+        policy("DROP")?;
+        let outcome = l.outside().tcp(to6(t, "x1", 81)?);
+        if before.starts_with("-P FORWARD ACCEPT") {
+            policy("ACCEPT")?;
+        }
+        outcome
+    })),
     alone(open("D48", "R -> H:8080 with a foreign DROP at the end of FORWARD", "a1", |l, _| {
         l.host().run(&["iptables", "-w", "-A", "FORWARD", "-j", "DROP"])?;
         let outcome = l.outside().tcp(host(8080));
@@ -383,6 +431,89 @@ const HOST_AND_FOREIGN: &[Row] = &[
     open("D50j", "H -> R:443", "R", |l, _| l.host().tcp((OUTSIDE, 443).into())),
 ];
 
+/// What [`PUBLISHING`] asks for beside the town's policy.
+pub(super) const POLICY: &str = r#"
+[[allow]]
+name = "more-web"
+proto = "tcp"
+ports = [8100, "8101-8102", 8105, 8106]
+"#;
+
+/// What `-p` can say, and what a network says of it.
+const PUBLISHING: &[Row] = &[
+    open("L11a", "R -> H:8100 (the network publishes on this address, MTU 1400)", "h1", |l, _| {
+        l.outside().tcp(host(8100))
+    }),
+    // The rule holds for every address of the host, and nobody listens there.
+    Row {
+        stock: Expect::Refused,
+        target: Expect::Refused,
+        ..left_closed("L11b", "R (v6) -> [H]:8100 (allowed, not published there)", "L11a", |l, _| {
+            l.outside().tcp((HOST6, 8100).into())
+        })
+    },
+    open("L12a", "R -> H:8102 (one of a range, allowed)", "k1", |l, _| l.outside().tcp(host(8102))),
+    closes("L12b", "R -> H:8103 (one of a range, not allowed)", "k1", PORT, |l, _| {
+        l.outside().tcp(host(8103))
+    }),
+    closed("L12c", "R -> k1 IP:83 direct (exposed, not published)", "L12a", DIRECT, |l, t| {
+        l.outside().tcp(to(t, "k1", 83)?)
+    }),
+    closes("L12e", "R -> H:PORT of k2 (-P chose it, not allowed)", "k2", PORT, |l, _| {
+        let shown = l.docker(&["port", "k2", "80/tcp"])?;
+        let port = shown.lines().next().and_then(|line| line.rsplit(':').next()?.parse().ok());
+        l.outside().tcp(host(port.with_context(|| format!("no port in {shown:?}"))?))
+    }),
+    alone(open("D43", "R -> H:8106 of g1 on A and B, which leaves A and comes back", "g1", |l, _| {
+        moves_its_gateway(l)
+    })),
+    Row {
+        stock: Expect::Refused,
+        ..closed("L12d", "R -> H:8104 (-p on an internal network: nothing)", "L12a", PORT, |l, _| {
+            l.outside().tcp(host(8104))
+        })
+    },
+];
+
+/// The default network, for which `dockerd --bridge` may name a bridge that somebody else has made.
+pub(super) const DEFAULT: &[Row] = &[
+    open("L11c", "R -> H:8105 (published on the default network)", "d2", |l, _| l.outside().tcp(host(8105))),
+    accepting(closes("L11d", "R -> d2 IP:81 direct, FORWARD ACCEPT", "d2", DIRECT, |l, t| {
+        l.outside().tcp(to(t, "d2", 81)?)
+    })),
+    open("L11e", "H -> d2 IP:81", "d2", |l, t| l.host().tcp(to(t, "d2", 81)?)),
+    closed("L11f", "b1 -> d2 IP:80 (default network)", "L11e", ISOLATION, |_, t| {
+        from(t, "b1").tcp(to(t, "d2", 80)?)
+    }),
+    by_bridge_netfilter(left_closed("L11g", "d1 -> d2:81 (default network, icc = false)", "L11e", |_, t| {
+        from(t, "d1").tcp(to(t, "d2", 81)?)
+    })),
+    open("L11h", "d2 -> R:443", "R", |_, t| from(t, "d2").tcp((OUTSIDE, 443).into())),
+    open("L11i", "d2 -> its gateway:9100", "H", |_, t| {
+        let gateway = t.at("d2").gateway.context("d2 has a gateway")?;
+        from(t, "d2").tcp((gateway, 9100).into())
+    }),
+];
+
+/// The same over IPv6, which only `--ipv6` gives to it.
+pub(super) const DEFAULT_SIX: &[Row] = &[
+    closes("L11j", "R (v6) -> d2:81 direct (default network)", "d2", DIRECT, |l, t| {
+        l.outside().tcp(to6(t, "d2", 81)?)
+    }),
+    open("L11k", "d2 -> R:443 (v6)", "R", |_, t| from(t, "d2").tcp((crate::lab::OUTSIDE6, 443).into())),
+    closes("L11l", "x2 -> d2:80 (v6, 6A to the default network)", "d2", ISOLATION, |_, t| {
+        from(t, "x2").tcp(to6(t, "d2", 80)?)
+    }),
+];
+
+/// IPv6 within a link, and on a network that has none.
+const LINK_LOCAL: &[Row] = &[
+    open("D32a", "x2 ping x1 by its link-local address", "", |_, t| ping_on_link(t, "x2", "x1")),
+    open("D32b", "z1 ping z2 by its link-local address (internal)", "", |_, t| ping_on_link(t, "z1", "z2")),
+    left_closed("D33a", "a2 has an IPv6 address on A, which has none", "D31e", |_, t| has_ipv6(t, "a2")),
+    closes("D33b", "a2 takes one, and sends to y1:5000/udp over its gateway", "y1", SPOOFED, ipv6_of_its_own),
+];
+
 const WITHOUT_PROXY: &[Row] = &[
     open("D01", "R -> H:8080 (published)", "a1", |l, _| l.outside().tcp(host(8080))),
     left_closed("D16", "b1 -> H:8080 (published by A): as the running Docker", "D17", |_, t| {
@@ -393,6 +524,12 @@ const WITHOUT_PROXY: &[Row] = &[
         from(t, "a2").tcp(host(8080))
     })),
     open("D18", "a1 -> itself by H:8080", "a1", |_, t| from(t, "a1").tcp(host(8080))),
+    open("D09a", "H -> 127.0.0.1:8088", "a1", |l, _| l.host().tcp((Ipv4Addr::LOCALHOST, 8088).into())),
+    open("D09b", "H -> 127.0.0.2:5000/udp", "a1", |l, _| l.host().udp((LOOPBACK_2, 5000).into())),
+    open("D09c", "H -> 127.0.0.1:8080", "a1", |l, _| l.host().tcp((Ipv4Addr::LOCALHOST, 8080).into())),
+    open("D42b", "H -> 127.0.1.3:8077", "b1", |l, _| {
+        l.host().tcp((Ipv4Addr::new(127, 0, 1, 3), 8077).into())
+    }),
     closes("D03", "R -> a1 IP:80 direct", "a1", DIRECT, |l, t| l.outside().tcp(to(t, "a1", 80)?)),
     closed("D13a", "a2 -> b1:80", "D17", ISOLATION, |_, t| from(t, "a2").tcp(to(t, "b1", 80)?)),
     open("D46a", "a2 -> R:443/tcp", "R", |_, t| from(t, "a2").tcp((OUTSIDE, 443).into())),
@@ -449,6 +586,51 @@ fn by_gateways_mac(lab: &Lab, town: &Town) -> Result<Outcome> {
     n1.place.send_frame("eth0", &ip_frame(gateway, own, &packet))?;
     Ok(heard(town, "n2", &text))
 }
+
+fn ping_on_link(town: &Town, who: &str, whom: &str) -> Result<Outcome> {
+    let shown = from(town, whom).run(&["ip", "-6", "-o", "addr", "show", "dev", "eth0", "scope", "link"])?;
+    let address = shown.split_whitespace().find_map(|word| word.strip_suffix("/64")?.parse().ok());
+    let address = address.with_context(|| format!("{whom} has no link-local address: {shown:?}"))?;
+    from(town, who).ping_by(address, Some("eth0"))
+}
+
+fn has_ipv6(town: &Town, name: &str) -> Result<Outcome> {
+    let shown = from(town, name).run(&["ip", "-6", "-o", "addr", "show", "dev", "eth0"])?;
+    Ok(if shown.trim().is_empty() { Outcome::Silent } else { Outcome::Reach(shown) })
+}
+
+/// Whoever may set addresses in a container needs no leave of Docker's for IPv6.
+fn ipv6_of_its_own(lab: &Lab, town: &Town) -> Result<Outcome> {
+    let text = unlike_any_other("D33b");
+    let a2 = town.at("a2");
+    let own = (Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, 2).into(), 5001);
+    let packet = udp(own, (town.ip6("y1")?, 5000), text.as_bytes());
+    let gateway = lab.host().run(&["cat", "/sys/class/net/br-A/address"])?;
+    let gateway = gateway.parse().map_err(anyhow::Error::msg)?;
+    a2.place.send_frame("eth0", &ip_frame(gateway, a2.mac.context("a2 has a MAC address")?, &packet))?;
+    Ok(heard(town, "y1", &text))
+}
+
+/// A container on two networks loses the one by which it is published, and gets it back.
+fn moves_its_gateway(lab: &Lab) -> Result<Outcome> {
+    let reached = || {
+        let mut last = Ok(Outcome::Silent);
+        let again = || {
+            last = lab.outside().tcp(host(8106));
+            last.as_ref().is_ok_and(|outcome| outcome.reached_at("g1")).then_some(())
+        };
+        wait::until("g1 reached over its other network", FOLLOWS, again).ok();
+        last
+    };
+    lab.docker(&["network", "disconnect", "A", "g1"])?;
+    let away = reached();
+    lab.docker(&["network", "connect", "A", "g1"])?;
+    let away = away?;
+    if away.reached_at("g1") { reached() } else { Ok(away) }
+}
+
+/// How soon rules follow a container.
+const FOLLOWS: Duration = Duration::from_secs(2);
 
 fn heard(town: &Town, name: &str, text: &str) -> Outcome {
     let heard = town.server(name).hears(text, Duration::from_secs(1));

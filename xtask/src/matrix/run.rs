@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
 use super::rows::{Counter, Expect, Row, When};
 use crate::lab::table::Table;
-use crate::lab::{Drops, Lab, Outcome, Town};
+use crate::lab::{Drops, Lab, Outcome, Town, wait};
 
 /// What became of the rows on one host.
 #[derive(Debug, Default)]
@@ -38,17 +38,50 @@ pub fn play(lab: &Lab, policy: &str, rows: &[Row], stock: bool) -> Result<Played
         let stock = if stock { Some(pass(lab, &town, rows, false)?) } else { None };
         let with_fw = with_fw(lab, &town, policy, rows);
         let heading = format!("bridge-nf-call-iptables = {}", u8::from(bridge_netfilter));
-        let (table, wrong) =
-            report(rows, stock.as_ref(), with_fw.as_ref().ok(), bridge_netfilter, &mut played.cells);
+        let half = Half { bridge_netfilter, column: usize::from(!bridge_netfilter) };
+        let (table, wrong) = report(rows, stock.as_ref(), with_fw.as_ref().ok(), half, &mut played.cells);
         println!("\ndockerd {}, {heading}\n\n{table}", lab.docker_version());
         played.missed.extend(wrong.into_iter().map(|miss| format!("{heading}: {miss}")));
         if let Err(error) = with_fw {
+            println!("with fw: {error:#}");
             played.missed.push(format!("{heading}: {error:#}"));
         }
     }
     println!("{} rows twice in {:.0} s", rows.len(), start.elapsed().as_secs_f32());
     Ok(played)
 }
+
+/// Every row with fw, before dockerd has restarted and after; prints one table for each.
+pub fn play_over_restart(lab: &Lab, policy: &str, rows: &[Row]) -> Result<Played> {
+    let town = Town::build(lab).context("cannot build the town")?;
+    lab.set_forward_accept(false)?;
+    let daemon = lab.fw_run(policy)?;
+    let mut played = Played::default();
+    for (column, heading) in ["before the restart of dockerd", "after it"].into_iter().enumerate() {
+        if column > 0 {
+            lab.signal_docker("TERM")?;
+            lab.docker_again(&[])?;
+            wait::until("fw finds nothing wrong", Duration::from_secs(30), || lab.fw_status().ok())
+                .with_context(|| format!("fw's log:\n{}", lab.fw_log()))?;
+        }
+        let seen = pass(lab, &town, rows, true).with_context(|| format!("fw's log:\n{}", lab.fw_log()))?;
+        let half = Half { bridge_netfilter: true, column };
+        let (table, wrong) = report(rows, None, Some(&seen), half, &mut played.cells);
+        println!("\ndockerd {}, {heading}\n\n{table}", lab.docker_version());
+        played.missed.extend(wrong.into_iter().map(|miss| format!("{heading}: {miss}")));
+    }
+    daemon.terminate()?;
+    lab.fw_down()?;
+    Ok(played)
+}
+
+/// One of the two passes that share a cell.
+#[derive(Clone, Copy)]
+struct Half {
+    bridge_netfilter: bool,
+    column: usize,
+}
+
 /// What one row gave.
 #[derive(Debug)]
 struct Seen {
@@ -140,7 +173,7 @@ fn report(
     rows: &[Row],
     stock: Option<&Vec<Seen>>,
     with_fw: Option<&Vec<Seen>>,
-    bridge_netfilter: bool,
+    half: Half,
     cells: &mut BTreeMap<&'static str, [String; 2]>,
 ) -> (Table, Vec<String>) {
     let mut table = Table::new(&["row", "what", "stock", "with fw", "target", "counter moved", "ok"]);
@@ -148,7 +181,7 @@ fn report(
     for (number, row) in rows.iter().enumerate() {
         let (stock, fw) = (stock.map(|seen| &seen[number]), with_fw.map(|seen| &seen[number]));
         let mut wrong = Vec::new();
-        let in_scope = bridge_netfilter || !row.needs_bridge_netfilter;
+        let in_scope = half.bridge_netfilter || !row.needs_bridge_netfilter;
         if in_scope {
             wrong.extend(stock.and_then(|stock| judge("stock", row.stock, stock)));
             wrong.extend(fw.and_then(|fw| judge("with fw", row.target, fw)));
@@ -167,8 +200,7 @@ fn report(
         };
         if in_scope {
             let mark = if wrong.is_empty() { "" } else { "!" };
-            cells.entry(row.id).or_default()[usize::from(!bridge_netfilter)] =
-                format!("{stock_cell} → {fw_cell}{mark}");
+            cells.entry(row.id).or_default()[half.column] = format!("{stock_cell} → {fw_cell}{mark}");
         }
         table.row(&[&row.id, &row.what, &stock_cell, &fw_cell, &row.target, &counter, &ok]);
         misses.extend(wrong.into_iter().map(|miss| format!("{} ({}): {miss}", row.id, row.what)));

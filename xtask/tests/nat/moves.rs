@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use xtask::lab::{OUTSIDE, wait};
 
@@ -48,6 +48,28 @@ fn a_udp_port_moves_and_never_leads_to_the_wrong_container() {
             std::panic::resume_unwind(panic);
         }
     });
+}
+
+/// D43: a container that is published over one network leaves it, and is published over the other, and back.
+#[test]
+fn a_port_follows_its_container_to_another_network() {
+    let Some(ground) = Ground::start("a_port_follows_its_container_to_another_network", true) else { return };
+    let lab = &ground.lab;
+    lab.docker(&["network", "connect", "B", "a1"]).expect("docker");
+    let _daemon = ground.fw("");
+    let reached = |what: &str| {
+        let begun = Instant::now();
+        let again = || lab.outside().tcp(host(8080)).is_ok_and(|by| by.reached_at("a1")).then_some(());
+        wait::until(what, Duration::from_secs(15), again).unwrap_or_else(|error| {
+            panic!("{error:#}\n{:?}\n{}\n{}", lab.fw_drops(), lab.fw_log(), ground.rules())
+        });
+        println!("{what} after {} ms", begun.elapsed().as_millis());
+    };
+    reached("reached over A");
+    lab.docker(&["network", "disconnect", "A", "a1"]).expect("docker");
+    reached("reached over B");
+    lab.docker(&["network", "connect", "A", "a1"]).expect("docker");
+    reached("reached over A again");
 }
 
 /// R, which sends to the port from one port of its own without a pause.
