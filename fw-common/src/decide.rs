@@ -12,6 +12,7 @@ mod container;
 mod early;
 mod fragments;
 mod inbound;
+mod lan;
 mod limit;
 mod outbound;
 mod outside;

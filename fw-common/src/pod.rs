@@ -5,7 +5,7 @@ use crate::flow::{Flow, FlowKey};
 use crate::tables::{
     Bucket, BucketKey, BudgetPlace, Count, Daemon, Datagram, DatagramKey, DenyRule, Endpoint, Interface,
     Limit, LinkKey, LocalAddress, LocalKey, Name, NameKey, Network, OutKey, OutRule, Port, PortKey, Present,
-    ReachKey, Settings, Subnet, Zones,
+    ReachKey, Settings, Station, Subnet, Zones,
 };
 
 const fn plain<T: bytemuck::Pod>() {}
@@ -34,6 +34,7 @@ plain_data!(
     DenyRule,
     Zones,
     Endpoint,
+    Station,
     FlowKey,
     Flow,
     Count,

@@ -31,6 +31,8 @@ pub trait Tables {
     fn zones(&self, source: &Address) -> u64;
     /// The container that owns this address.
     fn endpoint(&self, address: &Address) -> Option<Endpoint>;
+    /// Who has this MAC address on an uplink besides the uplink itself.
+    fn station(&self, mac: &Mac) -> Option<Station>;
     /// The flow of this tuple, whatever its age.
     fn flow(&self, key: &FlowKey) -> Option<Flow>;
     /// Records a flow, or replaces it.
@@ -198,8 +200,10 @@ pub struct Interface {
     pub owner: u16,
     /// 1 if the container behind a port is kept apart from its neighbours, although its network is not.
     pub apart: u8,
+    /// 1 if containers share this uplink with the host (macvlan, ipvlan); saves the lookups otherwise.
+    pub shared: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
 }
 
 /// Map `subnets`, key prefix: the network to which addresses belong.
@@ -504,14 +508,26 @@ pub struct Zones {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Endpoint {
-    /// Network id: the ifindex of its bridge.
+    /// Network id: the ifindex of its bridge; 0 for a container on an uplink.
     pub network: u32,
-    /// ifindex of the bridge port behind which it lives; 0 if not known yet.
+    /// ifindex of the bridge port behind which it lives, 0 if not known yet; on an uplink that of the parent device.
     pub port: u32,
-    /// Its MAC address.
+    /// Its MAC address; zero with ipvlan, which has that of the parent.
     pub mac: Mac,
     /// Zero.
     pub reserved: [u8; 2],
+}
+
+/// Map `stations`, key MAC address: who shares an uplink with the host (macvlan).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Station {
+    /// ifindex of the parent device, which carries the host's own addresses there.
+    pub parent: u32,
+    /// 1 if it is a macvlan device of the host's own, 0 if it is a container.
+    pub host: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
 }
 
 /// Maps `counters` and `rules`: how often and how much.
@@ -640,6 +656,8 @@ pub mod capacity {
     pub const PREFIXES: usize = 1_048_576;
     /// `endpoints`.
     pub const ENDPOINTS: usize = 65_536;
+    /// `stations`.
+    pub const STATIONS: usize = 16_384;
     /// `flows`.
     pub const FLOWS: usize = 262_144;
     /// `budgets`: as many as flows.

@@ -9,15 +9,15 @@ use aya_ebpf::helpers::generated::{
     bpf_fib_lookup as fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns,
 };
 use aya_ebpf::macros::btf_map;
-use fw_common::Address;
 use fw_common::decide::Workspace;
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::tables::{
     Bucket, BucketKey, BudgetPlace, Count, Daemon, Datagram, DatagramKey, DenyRule, Endpoint, Interface,
     Limit, LinkKey, LocalAddress, LocalKey, Name, NameKey, Network, OutKey, OutRule, Port, PortKey, Present,
-    ReachKey, Route, Settings, Subnet, Tables, Zones, capacity,
+    ReachKey, Route, Settings, Station, Subnet, Tables, Zones, capacity,
 };
 use fw_common::wire::Arrival;
+use fw_common::{Address, Mac};
 
 use crate::packet::Context;
 
@@ -46,6 +46,8 @@ static SOURCE_HOSTS: HashMap<Address, Zones, { capacity::HOSTS }, SPARSE> = Hash
 static SOURCES: LpmTrie<Address, Zones, { capacity::PREFIXES }> = LpmTrie::new();
 #[btf_map(name = "endpoints")]
 static ENDPOINTS: HashMap<Address, Endpoint, { capacity::ENDPOINTS }, SPARSE> = HashMap::new();
+#[btf_map(name = "stations")]
+static STATIONS: HashMap<Mac, Station, { capacity::STATIONS }, SPARSE> = HashMap::new();
 #[btf_map(name = "flows")]
 static FLOWS: LruHashMap<FlowKey, Flow, { capacity::FLOWS }> = LruHashMap::new();
 #[btf_map(name = "budgets")]
@@ -184,6 +186,11 @@ impl<C: Context> Tables for Maps<'_, C> {
     #[inline(always)]
     fn endpoint(&self, address: &Address) -> Option<Endpoint> {
         copied!(ENDPOINTS, address)
+    }
+
+    #[inline(always)]
+    fn station(&self, mac: &Mac) -> Option<Station> {
+        copied!(STATIONS, mac)
     }
 
     #[inline(always)]

@@ -25,6 +25,7 @@ pub use swarm::SwarmRules;
 use zones::Zones;
 
 mod labels;
+mod lan;
 mod nat;
 mod outbound;
 mod rules;
@@ -178,6 +179,7 @@ pub fn desired_with(
     reach(policy, inventory, &mut desired);
     endpoints(inventory, &mut desired);
     local_addresses(inventory, &mut desired.state);
+    lan::stations(policy, inventory, &mut desired);
     links(inventory, &mut desired.state.tables);
     desired.state.names.extend(prepared.names());
     desired.state.tables.sources = prepared.sources.clone();
@@ -231,7 +233,8 @@ pub fn desired_with(
     desired.nat = Marks::new(policy.marks.bit)
         .ok()
         .map(|marks| nat::nat(policy, inventory, marks, &desired.output_devices, reach));
-    let known = inventory.networks.iter().map(|network| network.name.clone()).collect();
+    let lan_networks = inventory.lan_networks.iter().map(|network| network.name.clone());
+    let known = inventory.networks.iter().map(|network| network.name.clone()).chain(lan_networks).collect();
     let containers = inventory.endpoints.iter().map(|endpoint| endpoint.container.clone()).collect();
     desired.warnings.extend(policy.warnings(&known, &containers));
     desired.warnings.extend(labelled.warnings);
@@ -258,6 +261,7 @@ fn fits(state: &State, (sources, denied): (usize, usize), sizes: &TableSizes) ->
         ("subnets", tables.subnets.len(), capacity::SUBNETS, HOST),
         ("networks", tables.networks.len(), capacity::NETWORKS, HOST),
         ("endpoints", tables.endpoints.len(), sizes.endpoints as usize, HOST),
+        ("stations", tables.stations.len(), capacity::STATIONS, HOST),
         ("reach", tables.reach.len(), capacity::REACH, "let fewer networks reach each other"),
         ("links", tables.links.len(), capacity::LINKS, HOST),
         ("local_addresses", tables.local_addresses.len(), capacity::LOCAL_ADDRESSES, HOST),

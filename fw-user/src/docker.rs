@@ -343,6 +343,7 @@ fn network(found: models::Network) -> Result<DockerNetwork, DockerError> {
     let ipv6 = found.enable_ipv6.ok_or_else(|| left_out("EnableIPv6"))?;
     let ipam = found.ipam.ok_or_else(|| left_out("IPAM"))?;
     let options = found.options.unwrap_or_default();
+    let parent = options.get("parent").filter(|name| !name.is_empty() && on_a_parent(&driver)).cloned();
     let options = BridgeOptions::read(&id, |option| {
         options.get(&format!("com.docker.network.bridge.{option}")).map(String::as_str)
     });
@@ -361,6 +362,7 @@ fn network(found: models::Network) -> Result<DockerNetwork, DockerError> {
         id,
         name,
         driver,
+        parent,
         scope: found.scope.unwrap_or_default(),
         subnets: subnets.into_iter().collect(),
         gateways: gateways.into_iter().collect(),
@@ -372,6 +374,11 @@ fn network(found: models::Network) -> Result<DockerNetwork, DockerError> {
         trusted_interfaces: options.trusted_interfaces,
         masquerade: options.masquerade,
     })
+}
+
+/// Whether containers on networks of this driver share a device of the host.
+fn on_a_parent(driver: &str) -> bool {
+    matches!(driver, "macvlan" | "ipvlan")
 }
 
 /// Networks made by some versions name their gateway with a prefix length.

@@ -6,6 +6,7 @@
 mod belief;
 mod bridges;
 mod direct;
+mod lan;
 mod mac;
 
 use std::cmp::Reverse;
@@ -18,6 +19,7 @@ use serde::Serialize;
 pub use self::belief::{Evidence, believe};
 pub use self::bridges::with_bridges;
 pub use self::direct::DirectPort;
+pub use self::lan::{LanNetwork, Station};
 pub use self::mac::{Mac, NotAMac};
 use crate::docker::{
     DockerContainer, DockerNetwork, DockerSnapshot, Exposed, GatewayMode, Membership, Swarm, Transport,
@@ -32,6 +34,10 @@ pub struct Inventory {
     pub networks: Vec<Network>,
     /// Places of running containers on those networks, by container id and network.
     pub endpoints: Vec<Endpoint>,
+    /// Docker's networks whose containers share a device with the host, by id.
+    pub lan_networks: Vec<LanNetwork>,
+    /// Places of running containers on those, by container id and network.
+    pub stations: Vec<Station>,
     /// Ports of the host that Docker leads to containers, by host address, protocol and port.
     pub published: Vec<PublishedPort>,
     /// Services that are reached at a container's own address, without NAT, sorted.
@@ -169,6 +175,7 @@ impl Inventory {
         let mut networks = networks(&managed, static_networks, host);
         let endpoints = endpoints(&networks, containers, container_links, host);
         assign_ports(&mut networks, &endpoints);
+        let lan_networks = lan::networks(docker, host);
         Self {
             published: published(&managed, containers, &endpoints),
             direct: docker
@@ -177,6 +184,8 @@ impl Inventory {
             linked: linked(&networks, containers, &endpoints),
             networks,
             endpoints,
+            stations: lan::stations(&lan_networks, containers),
+            lan_networks,
             local_addresses: host.addresses.clone(),
             links: host.links.clone(),
             default_route_links: host.default_route_links.clone(),

@@ -18,6 +18,10 @@
 //!    more who will not be. `icc` goes first and comes last.
 //!    Limits stand before the ports that name them, and go after. What the host itself may open widens and narrows
 //!    like ports; whether it is asked at all is in the settings, which restrict it only at the end.
+//!    Containers on an uplink that are gone go first, for nobody may come to them from an address that becomes a
+//!    container's; then an uplink is told that it is shared, and MAC addresses of new ones come last: whoever is no
+//!    container before or after is none in between. All of it after ports open, by which they are judged, and before
+//!    ports close.
 //! 6. Roles of devices, then new hooks, a bridge's last, for it takes the word of its ports', then wider terms of
 //!    networks: a hook on a device without role drops everything, and by now the tables hold
 //!    all that is wanted. Hooks of devices that are uplinks no more go off after that: what came in by them may now come
@@ -29,19 +33,20 @@
 //! 8. Sources lose the old zones, denials that are over go, and the settings become the new ones: observing begins
 //!    before everything else, and enforcing only when the tables are those that it was meant for.
 //!
-//! Where one write is not enough a packet is rather dropped: between neighbours that a link joins before and `icc` after,
-//! or the other way round; to an address that becomes or ceases to be ours while its
-//! port opens or closes; by a new hook, which drops what the old tables say until they are gone; by the hook of a device
-//! that is an uplink no more, until it goes; and on a device that takes another role, where the old hook drops everything
-//! until the new one is there and it has gone; from a port that leaves its bridge; to a network that comes or
-//! goes and is reached, or has containers that are addressed without NAT; from a container under terms of its own, while
-//! its network begins or ceases to allow spoofing. And one may pass that neither lets through: from a container to
+//! Where one write is not enough a packet is rather dropped: between neighbours that a link joins before and `icc`
+//! after, or the other way round; to an address that becomes or ceases to be ours while its port opens or closes; by a
+//! new hook, which drops what the old tables say until they are gone; by the hook of a device that is an uplink no
+//! more, until it goes; and on a device that takes another role, where the old hook drops everything until the new one
+//! is there and it has gone; from a port that leaves its bridge; to a network that comes or goes and is reached, or has
+//! containers that are addressed without NAT; to a container that comes onto an uplink, while denials or limits go;
+//! from a container under terms of its own, while its network begins or ceases to allow spoofing, or allows it and has
+//! other terms while the container ceases to be known. And one may pass that neither lets through: from a container to
 //! an address that becomes or ceases to be the host's, while what the container may open to the host and to the outside
-//! changes, too; from a network that begins or ceases to reach another one, while it begins or ceases
-//! to allow spoofing, or its containers to be known;
-//! from a container to one that is addressed without NAT, while what the one may open and what is open at the other
-//! change; from a container that may less than its network, before its port has its hook; and from a port that leaves its
-//! bridge while the terms of that network change.
+//! changes, too; from a network that begins or ceases to reach another one, while it begins or ceases to allow
+//! spoofing, or its containers to be known; from a container to one that is addressed without NAT, while what the one
+//! may open and what is open at the other change; from a container that may less than its network, before its port has
+//! its hook; from one that takes over another's address while the terms of their network change; and from a port that
+//! leaves its bridge while they do.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,9 +54,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use fw_common::tables::memory::{Memory, Shared};
 use fw_common::tables::{
     DenyRule, Endpoint, Interface, Limit, LinkKey, LocalAddress, LocalKey, NameKey, Network, OutKey, OutRule,
-    Port, PortKey, Prefix, ReachKey, Settings, Subnet, Zones, role, sources,
+    Port, PortKey, Prefix, ReachKey, Settings, Station, Subnet, Zones, role, sources,
 };
-use fw_common::{Address, Hook};
+use fw_common::{Address, Hook, Mac};
 
 /// Everything that fw has in the kernel, or wants to have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -94,6 +99,8 @@ pub enum Step {
     Source(Prefix, Option<Zones>),
     /// An address of a container.
     Endpoint(Address, Option<Endpoint>),
+    /// A container on an uplink.
+    Station(Mac, Option<Station>),
     /// Whether one network reaches another.
     Reach(ReachKey, Option<()>),
     /// Whether a container is linked to a neighbour's port.
@@ -131,6 +138,8 @@ pub enum Place {
     Source(Prefix),
     /// Map `endpoints`.
     Endpoint(Address),
+    /// Map `stations`.
+    Station(Mac),
     /// Map `reach`.
     Reach(ReachKey),
     /// Map `links`.
@@ -163,6 +172,7 @@ impl Step {
             Self::Denied(key, _) => Place::Denied(*key),
             Self::Source(key, _) => Place::Source(*key),
             Self::Endpoint(key, _) => Place::Endpoint(*key),
+            Self::Station(key, _) => Place::Station(*key),
             Self::Reach(key, _) => Place::Reach(*key),
             Self::Link(key, _) => Place::Link(*key),
             Self::Outbound(key, _) => Place::Outbound(*key),
@@ -252,11 +262,14 @@ fn grow(old: &Memory, new: &Memory, steps: &mut Vec<Step>) {
     let loses_its_endpoint = |key: &u32, value: &Interface| {
         value.endpoint_known == 0 && old.interfaces.get(key).is_some_and(|known| known.endpoint_known != 0)
     };
+    steps.extend(lan_endpoints_gone(old, new).map(|key| Step::Endpoint(key, None)));
+    prune(&old.stations, &new.stations, |key, value| Step::Station(*key, value), steps);
     put_where(&old.endpoints, &new.endpoints, |key, _| !old.endpoints.contains_key(key), endpoint, steps);
     put_where(&old.interfaces, interfaces, loses_its_endpoint, interface, steps);
     put_where(&old.endpoints, &new.endpoints, |key, _| old.endpoints.contains_key(key), endpoint, steps);
     let others = |key: &u32, value: &Interface| !loses_its_endpoint(key, value);
     put_where(&old.interfaces, interfaces, others, interface, steps);
+    put(&old.stations, &new.stations, |key, value| Step::Station(*key, value), steps);
     steps.extend(new.links.difference(&old.links).map(|key| Step::Link(*key, Some(()))));
 }
 
@@ -268,7 +281,9 @@ fn shrink(old: &Memory, new: &Memory, steps: &mut Vec<Step>) {
             steps.push(Step::Network(*key, Some(Network { terms: value.terms, ..wide })));
         }
     }
-    prune(&old.endpoints, &new.endpoints, |key, value| Step::Endpoint(*key, value), steps);
+    let endpoints = old.endpoints.iter().filter(|(_, endpoint)| endpoint.network != 0);
+    let gone = endpoints.map(|(key, _)| *key).filter(|key| !new.endpoints.contains_key(key));
+    steps.extend(gone.map(|key| Step::Endpoint(key, None)));
     settle(&old.networks, &new.networks, laxer, |key, value| Step::Network(*key, value), steps);
     put(&on_the_way(old, new), &new.interfaces, |key, value| Step::Interface(*key, value), steps);
     settle(&old.ports, &new.ports, open_to_both, |key, value| Step::Port(*key, value), steps);
@@ -280,6 +295,12 @@ fn shrink(old: &Memory, new: &Memory, steps: &mut Vec<Step>) {
     steps.extend(old.reach.difference(&new.reach).map(|key| Step::Reach(*key, None)));
     prune(&old.local_addresses, &new.local_addresses, |key, value| Step::LocalAddress(*key, value), steps);
     prune(&old.networks, &new.networks, |key, value| Step::Network(*key, value), steps);
+}
+
+/// Addresses of containers on uplinks that none has any more.
+fn lan_endpoints_gone<'a>(old: &'a Memory, new: &'a Memory) -> impl Iterator<Item = Address> + 'a {
+    let there = old.endpoints.iter().filter(|(_, endpoint)| endpoint.network == 0);
+    there.map(|(key, _)| *key).filter(|key| !new.endpoints.contains_key(key))
 }
 
 /// Steps for entries that are new or changed, longer prefixes before shorter ones (keys are ordered by length first).

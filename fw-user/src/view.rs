@@ -15,7 +15,7 @@ use crate::plan::State;
 pub type Row = Map<String, Value>;
 
 /// The tables that `fw table` prints.
-pub const TABLES: [&str; 20] = [
+pub const TABLES: [&str; 21] = [
     "settings",
     "interfaces",
     "subnets",
@@ -25,6 +25,7 @@ pub const TABLES: [&str; 20] = [
     "denied",
     "sources",
     "endpoints",
+    "stations",
     "reach",
     "links",
     "flows",
@@ -65,6 +66,7 @@ pub fn rows_of(table: &str, state: &State, names: Names<'_>) -> Option<Vec<Row>>
         "denied" => denied(state, names),
         "sources" => zones(state, names),
         "endpoints" => endpoints(state, names),
+        "stations" => stations(state),
         "reach" => reach(state, names),
         "links" => links(state),
         "outbound" => outbound(state, names),
@@ -218,6 +220,7 @@ fn interfaces(state: &State, names: Names<'_>) -> Vec<Row> {
             },
             "ethernet": interface.link_layer == link_layer::ETHERNET,
             "bridge_port": interface.bridge_port != 0,
+            "shared": interface.shared != 0,
             "network": (interface.network != 0).then(|| names.of(name_kind::NETWORK, interface.network)),
             "container": (interface.endpoint_known != 0).then(|| names.of(name_kind::ENDPOINT, *ifindex)),
             "mac": (interface.mac != Mac::default()).then(|| interface.mac.to_string()),
@@ -314,10 +317,26 @@ fn endpoints(state: &State, names: Names<'_>) -> Vec<Row> {
             row(json!({
                 "address": address.to_string(),
                 "container": container(endpoint),
-                "network": names.of(name_kind::NETWORK, endpoint.network),
+                "network": (endpoint.network != 0).then(|| names.of(name_kind::NETWORK, endpoint.network)),
                 "port_ifindex": endpoint.port,
-                "mac": endpoint.mac.to_string(),
+                "mac": (endpoint.mac != Mac::default()).then(|| endpoint.mac.to_string()),
             }))
+        })
+        .collect()
+}
+
+fn stations(state: &State) -> Vec<Row> {
+    let addresses = |mac: &Mac| {
+        let endpoints = state.tables.endpoints.iter();
+        let its = endpoints.filter(|(_, endpoint)| endpoint.network == 0 && endpoint.mac == *mac);
+        its.map(|(address, _)| address.to_string()).collect::<Vec<_>>()
+    };
+    let stations = state.tables.stations.iter();
+    stations
+        .map(|(mac, station)| {
+            let (mac, addresses) = (mac.to_string(), addresses(mac));
+            let host = station.host != 0;
+            row(json!({"mac": mac, "parent_ifindex": station.parent, "host": host, "addresses": addresses}))
         })
         .collect()
 }

@@ -5,10 +5,12 @@
 //! MAC address, a VLAN tag that the device has taken out), and what would cost a packet that is accepted in the end
 //! more than a look at a few tables (TCP that opens nothing).
 
-use super::outside::{Destination, Flows, ip_frame, is_for_one, is_martian, known, to_container, to_us};
-use super::{Workspace, is_for};
+use super::outside::{
+    Destination, Flows, ip_frame, is_for_one, is_martian, is_own_source, known, to_container, to_us,
+};
+use super::{Workspace, is_for, lan};
 use crate::address::Mac;
-use crate::tables::{Interface, LocalKey, Tables, link_layer};
+use crate::tables::{Interface, Tables, link_layer};
 use crate::verdict::{Action, Hook, Reason, Verdict};
 use crate::wire::{Arrival, Audience, Bytes, parse, proto};
 
@@ -36,7 +38,8 @@ pub(super) fn coming_in<T: Tables, B: Bytes + ?Sized>(
         return LATER;
     };
     let arrival = Arrival { audience: audience(frame.destination, &interface), ..*arrival };
-    if arrival.audience == Audience::Other && interface.bridge_port == 0 {
+    let for_station = lan::is_for_station(&interface, bytes, tables);
+    if arrival.audience == Audience::Other && interface.bridge_port == 0 && !for_station {
         return LATER;
     }
     if let Err(reason) = parse(bytes, frame.ethertype, frame.network, &mut work.packet) {
@@ -49,12 +52,16 @@ pub(super) fn coming_in<T: Tables, B: Bytes + ?Sized>(
     if tables.subnet(&packet.source).is_some() {
         return Verdict::drop(Reason::SourceInside);
     }
-    let destination = known(tables, &interface, &packet.destination);
+    let by_neighbour = for_station && lan::is_from_neighbour(interface.l3_device, bytes, packet, tables);
+    let destination =
+        if for_station { Some(Destination::Station) } else { known(tables, &interface, &packet.destination) };
     // Before denials, as there: a reason must not depend on who drops.
     if destination != Some(Destination::Container)
-        && tables.local_address(&LocalKey::new(packet.source, interface.l3_device)).is_some()
+        && !by_neighbour
+        && is_own_source(tables, &interface, &packet.source)
     {
         match destination {
+            Some(Destination::Station) => return Verdict::drop(Reason::SourceOurs),
             Some(_) if is_for_one(&arrival, tables, &interface, &packet.destination) => {
                 return Verdict::drop(Reason::SourceOurs);
             }
@@ -65,11 +72,13 @@ pub(super) fn coming_in<T: Tables, B: Bytes + ?Sized>(
     if let Some(deny) = tables.denied(&packet.source) {
         return Verdict::drop(Reason::Denied).by(deny.rule);
     }
-    if packet.protocol == proto::TCP && !packet.opens() {
+    if by_neighbour || (packet.protocol == proto::TCP && !packet.opens()) {
         return LATER;
     }
     let verdict = match destination {
-        Some(Destination::Ours) => to_us(bytes, tables, work, Flows::Kept),
+        Some(Destination::Ours | Destination::Station) => {
+            to_us(bytes, tables, work, Flows::Kept, destination == Some(Destination::Station))
+        }
         Some(Destination::Container) => to_container(bytes, tables, work, interface.l3_device, Flows::Kept),
         Some(Destination::Elsewhere) | None => LATER,
     };

@@ -6,6 +6,7 @@ use bytemuck::Zeroable;
 
 use super::budget::make_room;
 use super::fragments::{recall, remember};
+use super::lan::{self, Sender};
 use super::limit::exceeded;
 use super::service::{Access, Service, asks_for_service, find, find_direct};
 use super::{Workspace, is_for, is_unicast, outbound};
@@ -28,8 +29,9 @@ pub(super) fn coming_in<T: Tables, B: Bytes + ?Sized>(
         Some(interface) if is_for(Hook::UplinkIngress, interface.role) => interface,
         _ => return Verdict::drop(Reason::UnknownInterface),
     };
+    let for_station = lan::is_for_station(&interface, bytes, tables);
     // A port of a bridge delivers frames for the bridge's and every other port's address as well.
-    if arrival.audience == Audience::Other && interface.bridge_port == 0 {
+    if arrival.audience == Audience::Other && interface.bridge_port == 0 && !for_station {
         return Verdict::pass(Reason::OtherHost);
     }
     match read_packet(&interface, arrival, bytes, &mut work.packet) {
@@ -43,18 +45,35 @@ pub(super) fn coming_in<T: Tables, B: Bytes + ?Sized>(
     if tables.subnet(&packet.source).is_some() {
         return Verdict::drop(Reason::SourceInside);
     }
-    let destination = locate(tables, &interface, &packet.destination, &packet.source);
-    if destination == Destination::Ours
-        && tables.local_address(&LocalKey::new(packet.source, interface.l3_device)).is_some()
-        && is_for_one(arrival, tables, &interface, &packet.destination)
-    {
+    let by_neighbour = for_station && lan::is_from_neighbour(interface.l3_device, bytes, packet, tables);
+    let destination = if for_station {
+        Destination::Station
+    } else {
+        match locate(tables, &interface, &packet.destination, &packet.source) {
+            Destination::Elsewhere if lan::may_take(&interface, arrival, &packet.destination) => {
+                Destination::Station
+            }
+            known => known,
+        }
+    };
+    let for_one = match destination {
+        Destination::Ours => is_for_one(arrival, tables, &interface, &packet.destination),
+        Destination::Station => !by_neighbour,
+        Destination::Container | Destination::Elsewhere => false,
+    };
+    if for_one && is_own_source(tables, &interface, &packet.source) {
         return Verdict::drop(Reason::SourceOurs);
     }
     if let Some(deny) = tables.denied(&packet.source) {
         return Verdict::drop(Reason::Denied).by(deny.rule);
     }
+    if by_neighbour {
+        return Verdict::pass(Reason::SameNetwork);
+    }
     match destination {
-        Destination::Ours => to_us(bytes, tables, work, Flows::Renewed),
+        Destination::Ours | Destination::Station => {
+            to_us(bytes, tables, work, Flows::Renewed, destination == Destination::Station)
+        }
         Destination::Container => to_container(bytes, tables, work, interface.l3_device, Flows::Renewed),
         Destination::Elsewhere => Verdict::pass(Reason::NotOurs),
     }
@@ -72,8 +91,13 @@ pub(super) enum Flows {
 /// Where a packet from outside is going.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Destination {
+    /// The host itself.
     Ours,
+    /// A container that shares the uplink with it.
+    Station,
+    /// A container of a managed network.
     Container,
+    /// Somebody whom the host forwards to, or nobody.
     Elsewhere,
 }
 
@@ -86,6 +110,13 @@ fn read_packet<B: Bytes + ?Sized>(
 ) -> Result<(), Verdict> {
     let frame = ip_frame(interface, arrival, bytes)?;
     parse(bytes, frame.ethertype, frame.network, packet).map_err(Verdict::drop)
+}
+
+/// Whether nobody outside may have this source: it is the host's, or that of a container on this uplink.
+#[inline(always)]
+pub(super) fn is_own_source<T: Tables>(tables: &T, interface: &Interface, source: &crate::Address) -> bool {
+    tables.local_address(&LocalKey::new(*source, interface.l3_device)).is_some()
+        || lan::has_address(tables, interface, source)
 }
 
 /// The frame, if it holds an IP packet that this device is to judge.
@@ -132,24 +163,30 @@ fn locate<T: Tables>(
     }
 }
 
-/// What the tables alone say of a destination. The address of a bridge lies in its container subnet: from outside it is
-/// reached like a container, that is, not at all.
+/// What the tables alone say of a destination.
 #[inline(always)]
 pub(super) fn known<T: Tables>(
     tables: &T,
     interface: &Interface,
     destination: &crate::Address,
 ) -> Option<Destination> {
-    if destination.is_for_many() {
+    if lan::has_address(tables, interface, destination) {
+        return Some(Destination::Station);
+    }
+    behind_host(tables, interface.l3_device, destination)
+}
+
+/// As [`known`], containers on the uplink aside. The address of a bridge lies in its container subnet: from outside it
+/// is reached like a container, that is, not at all.
+#[inline(always)]
+fn behind_host<T: Tables>(tables: &T, device: u32, address: &crate::Address) -> Option<Destination> {
+    if address.is_for_many() {
         return Some(Destination::Ours);
     }
-    if tables.subnet(destination).is_some() {
+    if tables.subnet(address).is_some() {
         return Some(Destination::Container);
     }
-    tables
-        .local_address(&LocalKey::new(*destination, interface.l3_device))
-        .is_some()
-        .then_some(Destination::Ours)
+    tables.local_address(&LocalKey::new(*address, device)).is_some().then_some(Destination::Ours)
 }
 
 /// Whether one of our addresses means us alone. A broadcast that loops back comes from us, too; so a frame for all
@@ -188,7 +225,7 @@ pub(super) fn to_container<T: Tables, B: Bytes + ?Sized>(
     }
     let mut begun_by_peer = false;
     let accepted = if packet.is_icmp_error() {
-        if related(bytes, tables, packet, inner, by).is_none() {
+        if related(bytes, tables, packet, inner, Whose::container(by)).is_none() {
             return Verdict::drop(Reason::UnrelatedError);
         }
         Verdict::accept(Reason::RelatedError)
@@ -235,20 +272,26 @@ fn direct<T: Tables>(tables: &T, packet: &Packet, by: u32, flows: Flows) -> Verd
     }
 }
 
+/// To the host, or to a container that shares the uplink with it (`station`): there the same rules hold, Docker
+/// publishes nothing, no port is shared with others, and nobody is vouched for, since the host forwards nothing.
 #[inline(always)]
 pub(super) fn to_us<T: Tables, B: Bytes + ?Sized>(
     bytes: &B,
     tables: &T,
     work: &mut Workspace,
     flows: Flows,
+    station: bool,
 ) -> Verdict {
     let Workspace { packet, inner, .. } = work;
     if packet.fragment() == Fragment::Later {
         return Verdict::pass(Reason::LaterFragment);
     }
     if packet.is_icmp_error() {
-        return match related(bytes, tables, packet, inner, 0) {
-            Some(mark) => Verdict::accept(Reason::RelatedError).marked(mark),
+        let whose = if station { Whose::STATION } else { Whose::HOST };
+        return match related(bytes, tables, packet, inner, whose) {
+            Some(mark) => {
+                Verdict::accept(Reason::RelatedError).marked(if station { Mark::None } else { mark })
+            }
             None => Verdict::drop(Reason::UnrelatedError),
         };
     }
@@ -261,6 +304,9 @@ pub(super) fn to_us<T: Tables, B: Bytes + ?Sized>(
             packet.destination_port,
             &packet.source,
         );
+    }
+    if station {
+        service = service.unpublished();
     }
     // What is only looked at takes no token: the hook behind does.
     if service.is_allowed() && service.limit != 0 && flows == Flows::Renewed {
@@ -275,8 +321,9 @@ pub(super) fn to_us<T: Tables, B: Bytes + ?Sized>(
         Access::Open => return Verdict::accept(Reason::PublishedOpen).marked(vouched),
         Access::SourceNotAllowed | Access::Closed => {}
     }
-    if let Some(flow) = reply(tables, packet, Some(&service), flows) {
-        return Verdict::accept(Reason::Reply).marked(mark_of(&flow));
+    let shared = if station { None } else { Some(&service) };
+    if let Some(flow) = reply(tables, packet, shared, flows) {
+        return Verdict::accept(Reason::Reply).marked(if station { Mark::None } else { mark_of(&flow) });
     }
     match essential(packet) {
         Some(true) => Verdict::pass(Reason::Essential),
@@ -340,8 +387,23 @@ fn may_reply(packet: &Packet) -> bool {
     }
 }
 
+/// Whose address an ICMP error comes to, which says where to look for a service that it may be about; in one register.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Whose(u32);
+
+impl Whose {
+    /// The host's.
+    const HOST: Self = Self(0);
+    /// That of a container which shares the uplink with it.
+    const STATION: Self = Self(u32::MAX);
+
+    /// A container's own on a managed network, by this uplink.
+    fn container(by: u32) -> Self {
+        Self(by)
+    }
+}
+
 /// The mark for an ICMP error that concerns a flow of ours or an allowed service; `None` if it concerns neither.
-/// `by` is the uplink by which it came to a container's own address, 0 if it came to one of the host's.
 ///
 /// The quoted packet is one that we sent: its source must be the address to which the error comes, or a forged quote
 /// could steer an error to another machine.
@@ -351,7 +413,7 @@ fn related<T: Tables, B: Bytes + ?Sized>(
     tables: &T,
     packet: &Packet,
     inner: &mut Packet,
-    by: u32,
+    whose: Whose,
 ) -> Option<Mark> {
     *inner = Packet::zeroed();
     if !inner_of_error(bytes, packet, inner) || inner.source != packet.destination {
@@ -369,11 +431,15 @@ fn related<T: Tables, B: Bytes + ?Sized>(
     if inner.is_icmp() {
         return None;
     }
-    let service = if by == 0 {
-        find(tables, &inner.source, inner.protocol, inner.source_port, &inner.destination)
-    } else {
-        let at = PortKey::new(inner.source, inner.protocol, inner.source_port).by(by);
-        find_direct(tables, &at, &inner.destination)
+    let service = match whose {
+        Whose::HOST => find(tables, &inner.source, inner.protocol, inner.source_port, &inner.destination),
+        Whose::STATION => {
+            find(tables, &inner.source, inner.protocol, inner.source_port, &inner.destination).unpublished()
+        }
+        Whose(by) => {
+            let at = PortKey::new(inner.source, inner.protocol, inner.source_port).by(by);
+            find_direct(tables, &at, &inner.destination)
+        }
     };
     let vouched = if service.published { Mark::In } else { Mark::None };
     service.is_allowed().then_some(vouched)
@@ -431,25 +497,30 @@ pub(super) fn going_out<T: Tables, B: Bytes + ?Sized>(
         Err(verdict) => return verdict,
     }
     let packet = &work.packet;
-    let verdict = if judged { outbound::judge(tables, packet) } else { sent };
-    if verdict.action != Action::Drop && may_begin_flow(packet) {
-        record(arrival, &interface, tables, packet);
+    let sender = lan::sender(&interface, bytes, packet, tables);
+    let verdict = if judged && sender == Sender::Host { outbound::judge(tables, packet) } else { sent };
+    if verdict.action != Action::Drop && sender != Sender::Forger && may_begin_flow(packet) {
+        record(arrival, interface.l3_device, tables, packet, sender == Sender::Container);
     }
     verdict
 }
 
-/// Records the flow of a packet that leaves. Out of line for a stack frame of its own.
+/// Records the flow of a packet that leaves by an uplink whose addresses are this device's; `station` says that a container which shares the uplink sent it. Out of
+/// line for a stack frame of its own.
 #[inline(never)]
-fn record<T: Tables>(arrival: &Arrival, interface: &Interface, tables: &T, packet: &Packet) {
+fn record<T: Tables>(arrival: &Arrival, device: u32, tables: &T, packet: &Packet, station: bool) {
     let key = FlowKey::outward(packet);
     let known = tables.flow(&key);
     let now = tables.now();
-    let worth = if known.is_none() { worth(tables, interface, packet) } else { Worth::Flow };
+    let worth = if known.is_none() { worth(tables, device, packet, station) } else { Worth::Flow };
     if worth == Worth::Nothing {
         return;
     }
-    let owner = owner_of(tables, arrival.ingress_ifindex);
-    let container = counted_by(arrival, owner, worth, known.as_ref());
+    let owner = if station { owner::OTHER } else { owner_of(tables, arrival.ingress_ifindex) };
+    let container = match counted_by(arrival, owner, worth, known.as_ref()) {
+        0 if station => counted::UNKNOWN,
+        container => container,
+    };
     let Some(flow) = Flow::sent(known.as_ref(), packet, owner, now) else {
         if known.is_some() {
             tables.forget(&key);
@@ -498,15 +569,18 @@ enum Worth {
 }
 
 #[inline(always)]
-fn worth<T: Tables>(tables: &T, interface: &Interface, packet: &Packet) -> Worth {
+fn worth<T: Tables>(tables: &T, device: u32, packet: &Packet, station: bool) -> Worth {
     let mut worth = Worth::Flow;
     if !packet.is_icmp() {
-        let service = if tables.subnet(&packet.source).is_some() {
-            let at = PortKey::new(packet.source, packet.protocol, packet.source_port).by(interface.l3_device);
+        let mut service = if !station && tables.subnet(&packet.source).is_some() {
+            let at = PortKey::new(packet.source, packet.protocol, packet.source_port).by(device);
             find_direct(tables, &at, &packet.destination)
         } else {
             find(tables, &packet.source, packet.protocol, packet.source_port, &packet.destination)
         };
+        if station {
+            service = service.unpublished();
+        }
         if service.is_allowed() {
             if service.limit == 0 || packet.protocol == proto::TCP {
                 return Worth::Nothing;
@@ -514,17 +588,24 @@ fn worth<T: Tables>(tables: &T, interface: &Interface, packet: &Packet) -> Worth
             worth = Worth::Answer;
         }
     }
-    match locate(tables, interface, &packet.source, &packet.destination) {
-        Destination::Elsewhere => Worth::Nothing,
-        Destination::Ours | Destination::Container => worth,
+    // A container on the uplink may have given itself more addresses; its frame tells whose they are.
+    let known = station || behind_host(tables, device, &packet.source).is_some();
+    if known || tables.route(&packet.destination, &packet.source, device) == Route::Local {
+        worth
+    } else {
+        Worth::Nothing
     }
 }
 
 #[inline(always)]
 fn owner_of<T: Tables>(tables: &T, ingress_ifindex: u32) -> u8 {
-    if ingress_ifindex == 0 {
-        return owner::HOST;
-    }
+    if ingress_ifindex == 0 { owner::HOST } else { owner_behind(tables, ingress_ifindex) }
+}
+
+/// The owner of what came in by this device. Out of line for a stack frame of its own: with that of [`record`] it would
+/// be too large.
+#[inline(never)]
+fn owner_behind<T: Tables>(tables: &T, ingress_ifindex: u32) -> u8 {
     match tables.interface(ingress_ifindex) {
         Some(interface) if matches!(interface.role, role::BRIDGE | role::PORT) => owner::CONTAINER,
         _ => owner::OTHER,

@@ -118,6 +118,13 @@ impl Service {
         }
     }
 
+    /// The same at an address to which Docker publishes nothing.
+    #[inline(always)]
+    pub(super) fn unpublished(self) -> Self {
+        let access = if self.access == Access::Open { Access::Closed } else { self.access };
+        Self { published: false, access, ..self }
+    }
+
     /// Whether the peer may use the service.
     pub(super) fn is_allowed(self) -> bool {
         matches!(self.access, Access::Rule | Access::Open)

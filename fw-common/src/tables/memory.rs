@@ -10,9 +10,9 @@ use bytemuck::Zeroable;
 use super::{
     Bucket, BucketKey, BudgetPlace, Datagram, DatagramKey, DenyRule, Endpoint, Interface, Limit, LinkKey,
     LocalAddress, LocalKey, Network, OutKey, OutRule, Port, PortKey, Prefix, ReachKey, Route, Settings,
-    Subnet, Tables, Zones,
+    Station, Subnet, Tables, Zones,
 };
-use crate::address::Address;
+use crate::address::{Address, Mac};
 use crate::flow::{Flow, FlowKey};
 
 /// A table that may have a million entries: cloned at no cost, copied when it is changed, and compared at no cost with
@@ -69,6 +69,8 @@ pub struct Memory {
     pub sources: Shared<BTreeMap<Prefix, Zones>>,
     /// Containers by address.
     pub endpoints: BTreeMap<Address, Endpoint>,
+    /// Containers on uplinks by MAC address.
+    pub stations: BTreeMap<Mac, Station>,
     /// Networks that others may open connections to.
     pub reach: BTreeSet<ReachKey>,
     /// Ports of neighbours that containers were linked to.
@@ -109,6 +111,7 @@ impl Default for Memory {
             denied: Shared::default(),
             sources: Shared::default(),
             endpoints: BTreeMap::new(),
+            stations: BTreeMap::new(),
             reach: BTreeSet::new(),
             links: BTreeSet::new(),
             outbound: BTreeMap::new(),
@@ -188,6 +191,10 @@ impl Tables for Memory {
 
     fn endpoint(&self, address: &Address) -> Option<Endpoint> {
         self.endpoints.get(address).copied()
+    }
+
+    fn station(&self, mac: &Mac) -> Option<Station> {
+        self.stations.get(mac).copied()
     }
 
     fn flow(&self, key: &FlowKey) -> Option<Flow> {

@@ -13,8 +13,14 @@ use fw_common::wire::proto;
 use fw_common::{Address, Mac};
 
 use super::Random;
-use crate::example::host::{self, BRIDGE_A, DEVICES, Family, NOW, STRANGER, container_mac, families};
+use crate::example::host::{
+    self, BRIDGE_A, BRIDGED_UPLINK, DEVICES, Family, NOW, STRANGER, UPLINK, UPLINK_BRIDGE, container_mac,
+    families, share,
+};
 use crate::example::packets::IDENTIFICATION;
+
+/// Uplinks and the devices that carry their addresses.
+const UPLINKS: [(u32, u32); 2] = [(UPLINK, UPLINK), (BRIDGED_UPLINK, UPLINK_BRIDGE)];
 
 /// Rules of random tables have numbers below this.
 pub(crate) const RULES: u32 = 64;
@@ -92,6 +98,8 @@ pub(crate) fn address(family: &Family, random: &mut Random) -> IpAddr {
         f.n3,
         f.s1,
         f.shared,
+        f.station,
+        f.ipvlan,
         f.group,
     ];
     let address = random.pick(&known);
@@ -127,6 +135,7 @@ fn devices(tables: &mut Memory, random: &mut Random) {
             5 => interface.network = random.pick(&networks),
             6 => interface.l3_device = random.pick(&DEVICES),
             7 => interface.apart = 1,
+            8 => interface.shared ^= 1,
             _ => {}
         }
         if random.once_in(2) {
@@ -138,6 +147,12 @@ fn devices(tables: &mut Memory, random: &mut Random) {
 fn addresses(tables: &mut Memory, networks: &[u32], random: &mut Random) {
     thin(&mut tables.subnets, random);
     thin(&mut tables.local_addresses, random);
+    if random.once_in(2) {
+        let (uplink, parent) = random.pick(&UPLINKS);
+        share(tables, uplink, if random.once_in(8) { random.pick(&DEVICES) } else { parent });
+        thin(&mut tables.stations, random);
+        tables.stations.values_mut().for_each(|station| station.host ^= u8::from(random.once_in(8)));
+    }
     thin(&mut tables.endpoints, random);
     for _ in 0..random.below(4) {
         tables.subnets.insert(prefix(random), Subnet { network: random.pick(networks) });
@@ -152,7 +167,8 @@ fn addresses(tables: &mut Memory, networks: &[u32], random: &mut Random) {
     for _ in 0..random.below(6) {
         let port = if random.once_in(3) { 0 } else { random.pick(&DEVICES) };
         let mac = if random.once_in(4) { Mac { bytes: [2; 6] } } else { container_mac(port) };
-        let endpoint = Endpoint { network: random.pick(networks), port, mac, reserved: [0; 2] };
+        let network = if random.once_in(4) { 0 } else { random.pick(networks) };
+        let endpoint = Endpoint { network, port, mac, reserved: [0; 2] };
         tables.endpoints.insert(any(random), endpoint);
     }
     // A network that no subnet belongs to, and a subnet whose network is not there.

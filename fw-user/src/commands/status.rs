@@ -88,6 +88,7 @@ struct Report {
     /// Containers with labels, or with terms that are not their network's.
     containers: Vec<Row>,
     exposure: Vec<Row>,
+    stations: Vec<Row>,
     counters: Vec<Row>,
     rules: Vec<Row>,
     docker: Value,
@@ -130,6 +131,7 @@ impl Report {
             networks: networks(&state, names, host),
             containers: containers(&state, names, &inventory),
             exposure: exposure(&state, names, &inventory),
+            stations: stations(&state, &inventory),
             counters: view::counters(maps)?,
             rules: view::rows("rules", maps, 0)?.unwrap_or_default(),
             handover: handover(&state, host, daemon.nat, &mut problems),
@@ -160,6 +162,7 @@ impl Report {
             "networks": self.networks,
             "containers": self.containers,
             "exposure": self.exposure,
+            "stations": self.stations,
             "drops": drops,
             "counters": self.counters,
             "rules": self.rules,
@@ -190,9 +193,14 @@ impl Report {
             ("Networks", &self.networks),
             ("Containers with labels or terms of their own", &self.containers),
             ("Reachable from outside", &self.exposure),
+            (STATIONS, &self.stations),
             ("Rules", &self.rules),
             (if self.mode == "enforce" { "Dropped" } else { "Would have been dropped" }, &drops),
         ] {
+            // Few hosts have any.
+            if rows.is_empty() && title == STATIONS {
+                continue;
+            }
             text += &format!("\n{title}\n");
             for line in view::aligned(rows).lines() {
                 text += &format!("  {line}\n");
@@ -204,6 +212,8 @@ impl Report {
         text
     }
 }
+
+const STATIONS: &str = "Containers on uplinks, behind the same rules";
 
 fn without(row: &Row, keys: &[&str]) -> Row {
     row.iter()
@@ -378,6 +388,25 @@ fn exposure(state: &State, names: Names<'_>, inventory: &Inventory) -> Vec<Row> 
         }
     }
     rows.into_iter().map(|(_, row)| row).collect()
+}
+
+/// Containers that share an uplink: by their own addresses they are reached as rules open ports of the host.
+fn stations(state: &State, inventory: &Inventory) -> Vec<Row> {
+    let one = |station: &crate::inventory::Station| {
+        let network = inventory.lan_networks.get(station.network)?;
+        let shared =
+            |it: &fw_common::tables::Interface| it.shared != 0 && Some(it.l3_device) == network.parent;
+        Some(row(json!({
+            "container": station.container,
+            "network": network.name,
+            "driver": network.driver,
+            "device": network.parent_name,
+            "mac": station.mac.map(|mac| mac.to_string()),
+            "addresses": station.addresses,
+            "judged": state.tables.interfaces.values().any(shared),
+        })))
+    };
+    inventory.stations.iter().filter_map(one).collect()
 }
 
 fn same_terms(left: &Row, right: &Row) -> bool {

@@ -14,9 +14,9 @@ use fw_common::tables::memory::Memory;
 use fw_common::tables::{
     Bucket, BucketKey, BudgetPlace, Count, Daemon, Datagram, DatagramKey, DenyRule, Endpoint, Interface,
     Limit, LinkKey, LocalAddress, LocalKey, Name, NameKey, Network, OutKey, OutRule, Port, PortKey, Prefix,
-    Present, ReachKey, Settings, Subnet, Zones, capacity, counter_index,
+    Present, ReachKey, Settings, Station, Subnet, Zones, capacity, counter_index,
 };
-use fw_common::{ABI_VERSION, Address, Hook, Reason};
+use fw_common::{ABI_VERSION, Address, Hook, Mac, Reason};
 
 use super::DatapathError;
 use super::layout::{self, Remains, Walked};
@@ -24,7 +24,7 @@ use crate::connections::Records;
 use crate::plan::{Place, State, Step};
 
 /// Every map, by the name of its pin.
-pub const MAP_NAMES: [&str; 26] = [
+pub const MAP_NAMES: [&str; 27] = [
     "settings",
     "interfaces",
     "subnets",
@@ -36,6 +36,7 @@ pub const MAP_NAMES: [&str; 26] = [
     "source_hosts",
     "sources",
     "endpoints",
+    "stations",
     "flows",
     "budgets",
     "inbound_flows",
@@ -75,6 +76,7 @@ pub struct Maps {
     source_hosts: Hash<Address, Zones>,
     sources: Trie<Zones>,
     endpoints: Hash<Address, Endpoint>,
+    stations: Hash<Mac, Station>,
     flows: Hash<FlowKey, Flow>,
     budgets: Hash<BudgetPlace, FlowKey>,
     inbound_flows: Hash<FlowKey, Flow>,
@@ -136,6 +138,7 @@ impl Maps {
             source_hosts: typed(take("source_hosts")?, "source_hosts")?,
             sources: typed(take("sources")?, "sources")?,
             endpoints: typed(take("endpoints")?, "endpoints")?,
+            stations: typed(take("stations")?, "stations")?,
             flows: typed(take("flows")?, "flows")?,
             budgets: typed(take("budgets")?, "budgets")?,
             inbound_flows: typed(take("inbound_flows")?, "inbound_flows")?,
@@ -174,6 +177,7 @@ impl Maps {
             denied: sets.denied.clone(),
             sources: sets.sources.clone(),
             endpoints: entries(&self.endpoints, "endpoints")?,
+            stations: entries(&self.stations, "stations")?,
             reach: entries(&self.reach, "reach")?.into_keys().collect(),
             links: entries(&self.links, "links")?.into_keys().collect(),
             outbound: entries(&self.outbound, "outbound")?,
@@ -393,6 +397,7 @@ impl Maps {
             }
             Step::Port(key, value) => write(&mut self.ports, "ports", key, value.as_ref()),
             Step::Endpoint(key, value) => write(&mut self.endpoints, "endpoints", key, value.as_ref()),
+            Step::Station(key, value) => write(&mut self.stations, "stations", key, value.as_ref()),
             Step::Reach(key, value) => write(&mut self.reach, "reach", key, value.map(|()| &PRESENT)),
             Step::Link(key, value) => write(&mut self.links, "links", key, value.map(|()| &PRESENT)),
             Step::Outbound(key, value) => write(&mut self.outbound, "outbound", key, value.as_ref()),
@@ -433,6 +438,7 @@ impl Maps {
             }
             Step::Port(key, value) => found(self.ports.get(key, 0), value.as_ref(), "ports"),
             Step::Endpoint(key, value) => found(self.endpoints.get(key, 0), value.as_ref(), "endpoints"),
+            Step::Station(key, value) => found(self.stations.get(key, 0), value.as_ref(), "stations"),
             Step::Reach(key, value) => found(self.reach.get(key, 0), value.map(|()| &PRESENT), "reach"),
             Step::Link(key, value) => found(self.links.get(key, 0), value.map(|()| &PRESENT), "links"),
             Step::Outbound(key, value) => found(self.outbound.get(key, 0), value.as_ref(), "outbound"),

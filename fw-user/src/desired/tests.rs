@@ -1,6 +1,7 @@
 //! Tables from a literal inventory and the text of a policy.
 
 mod labels;
+mod lan;
 mod outbound;
 mod rules;
 mod swarm;

@@ -39,6 +39,9 @@ pub struct DockerNetwork {
     pub scope: String,
     /// Name of the bridge device, which need not exist; only networks of the driver `bridge` have one.
     pub bridge: Option<String>,
+    /// Name of the device whose link its containers share (macvlan, ipvlan); Docker may have been told none.
+    #[serde(default)]
+    pub parent: Option<String>,
     /// Prefixes that addresses are given out from.
     pub subnets: Vec<IpNet>,
     /// Gateways that Docker names; 20.10 leaves them out where it chose them itself.

@@ -80,6 +80,7 @@ fn other_drivers_are_not_managed_and_a_bridge_may_be_missing() {
     docker.networks.push(DockerNetwork {
         driver: "macvlan".into(),
         bridge: None,
+        parent: Some("eth9".into()),
         ..network("n3", "lan", "br-n3")
     });
     docker.containers[0].endpoints.push(place("n3", "192.0.2.7"));
@@ -92,6 +93,28 @@ fn other_drivers_are_not_managed_and_a_bridge_may_be_missing() {
     assert_eq!((missing.bridge_ifindex, missing.ports.len()), (None, 0));
     assert_eq!(missing.gateways, [ip("172.19.0.1")]);
     assert_eq!(inventory.endpoints[1].port_ifindex, None);
+    // Whether the parent is there or not.
+    let [lan] = &inventory.lan_networks[..] else { panic!("{:?}", inventory.lan_networks) };
+    assert_eq!((lan.parent_name.as_str(), lan.parent), ("eth9", None));
+    let [station] = &inventory.stations[..] else { panic!("{:?}", inventory.stations) };
+    assert_eq!((station.container.as_str(), station.addresses.as_slice()), ("web", &[ip("192.0.2.7")][..]));
+    assert!(station.mac.is_some());
+}
+
+#[test]
+fn an_ipvlan_container_has_no_address_of_its_own_on_the_link() {
+    let (mut docker, mut host, links) = world();
+    docker.networks.push(DockerNetwork {
+        driver: "ipvlan".into(),
+        bridge: None,
+        parent: Some("eth0".into()),
+        ..network("n3", "lan", "br-n3")
+    });
+    docker.containers[0].endpoints.push(place("n3", "192.0.2.7"));
+    host.links.push(Link::sample(77, "eth0", LinkKind::Physical, None));
+    let inventory = Inventory::new(Some(&docker), &host, &links, &[]);
+    assert_eq!(inventory.lan_networks[0].parent, Some(77));
+    assert_eq!((inventory.stations[0].network, inventory.stations[0].mac), (0, None));
 }
 
 #[test]
@@ -263,6 +286,7 @@ fn network(id: &str, name: &str, bridge: &str) -> DockerNetwork {
         driver: "bridge".into(),
         scope: "local".into(),
         bridge: Some(bridge.into()),
+        parent: None,
         subnets: vec![prefix(subnet)],
         gateways: vec![],
         internal: false,

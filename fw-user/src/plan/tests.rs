@@ -140,7 +140,8 @@ fn moves(old: &State, new: &State, journey: &Journey) -> bool {
     let known = |port| old.tables.interfaces.get(&port).or_else(|| new.tables.interfaces.get(&port));
     let icc = |state: &State, network| state.tables.networks.get(&network).map(|network| network.icc);
     let icc_turns = |port| known(port).is_some_and(|it| icc(old, it.network) != icc(new, it.network));
-    // A container under terms of its own, on a network that begins or ceases to allow spoofing: only one side's hold.
+    // A container under terms of its own, on a network that begins or ceases to allow spoofing: only one side's hold. Or
+    // on one that allows it, and whose terms change, while the container is known no more: the bridge asks for them.
     let apart = |state: &State, ifindex: u32| {
         let interface = state.tables.interfaces.get(&ifindex);
         let network = interface.and_then(|interface| state.tables.networks.get(&interface.network));
@@ -149,11 +150,25 @@ fn moves(old: &State, new: &State, journey: &Journey) -> bool {
     let turns = |ifindex: u32| {
         let network = [new, old].iter().find_map(|state| state.tables.interfaces.get(&ifindex));
         let network = network.map_or(0, |interface| interface.network);
-        spoofing(&old.tables, network) != spoofing(&new.tables, network)
-            && (apart(old, ifindex) || apart(new, ifindex))
+        let known = |state: &State| state.tables.interfaces.get(&ifindex).map(|it| it.endpoint_known);
+        let terms = |state: &State| state.tables.networks.get(&network).map(|network| network.terms);
+        let spoofs = |state: &State| spoofing(&state.tables, network);
+        let vanishes = spoofs(new) != 0 && known(old) != known(new) && terms(old) != terms(new);
+        (spoofs(old) != spoofs(new) || vanishes) && (apart(old, ifindex) || apart(new, ifindex))
     };
     let network = |state: &State| longest(&state.tables.subnets, &journey.destination);
-    journey.way.iter().any(changes)
+    // A container that comes onto an uplink while somebody is denied or limited no more.
+    let on_uplinks = |state: &State| {
+        let endpoints = state.tables.endpoints.iter().filter(|(_, endpoint)| endpoint.network == 0);
+        (state.tables.stations.clone(), endpoints.map(|(key, _)| *key).collect::<Vec<_>>())
+    };
+    let comes = || {
+        let narrowed = old.tables.denied != new.tables.denied || old.tables.limits != new.tables.limits;
+        narrowed && on_uplinks(old) != on_uplinks(new)
+    };
+    let to_uplink = journey.way.iter().any(|(hook, _)| *hook == Hook::UplinkIngress);
+    (to_uplink && comes())
+        || journey.way.iter().any(changes)
         || is_ours(old) != is_ours(new)
         || (network(old) != network(new) && old.tables.reach != new.tables.reach)
         || (network(old) != network(new) && direct(old, journey) != direct(new, journey))
@@ -200,8 +215,10 @@ fn slips(old: &State, new: &State, journey: &Journey) -> bool {
     };
     let sender_turns =
         journey.way.iter().any(|(_, arrival)| stands(old, arrival.ifindex) != stands(new, arrival.ifindex));
+    let holder = |state: &State| state.tables.endpoints.get(&journey.source).copied();
     is_born
         || leaves
+        || (by_container && sender_turns && holder(old) != holder(new))
         || (by_container && sender_turns && direct(old, journey) != direct(new, journey))
         || (by_container && reach_turns)
         || (by_container && (turns || is_ours(old) != is_ours(new)))
@@ -311,6 +328,7 @@ fn apply(state: &mut State, step: &Step) {
         Step::Denied(key, value) => set(&mut tables.denied, key, value.as_ref()),
         Step::Source(key, value) => set(&mut tables.sources, key, value.as_ref()),
         Step::Endpoint(key, value) => set(&mut tables.endpoints, key, value.as_ref()),
+        Step::Station(key, value) => set(&mut tables.stations, key, value.as_ref()),
         Step::Reach(key, Some(())) => _ = tables.reach.insert(*key),
         Step::Reach(key, None) => _ = tables.reach.remove(key),
         Step::Link(key, Some(())) => _ = tables.links.insert(*key),

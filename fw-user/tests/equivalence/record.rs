@@ -12,7 +12,7 @@ use fw_common::tables::memory::Memory;
 use fw_common::tables::{
     BucketKey, BudgetPlace, DatagramKey, LinkKey, LocalKey, OutKey, PortKey, Prefix, ReachKey,
 };
-use fw_common::{Address, Hook};
+use fw_common::{Address, Hook, Mac};
 
 use super::kernel::Batch;
 use super::traffic::Sent;
@@ -29,6 +29,7 @@ pub(crate) fn write(batch: &Batch) -> String {
     entries(&mut text, "denied", &tables.denied);
     entries(&mut text, "sources", &tables.sources);
     entries(&mut text, "endpoints", &tables.endpoints);
+    entries(&mut text, "stations", &tables.stations);
     for key in &tables.reach {
         writeln!(text, "reach {}", key.written()).expect("a string");
     }
@@ -82,6 +83,7 @@ fn read_line(batch: &mut Batch, line: &str) -> Option<()> {
             "denied" => entry(&mut tables.denied, key, value)?,
             "sources" => entry(&mut tables.sources, key, value)?,
             "endpoints" => entry(&mut tables.endpoints, key, value)?,
+            "stations" => entry(&mut tables.stations, key, value)?,
             "outbound" => entry(&mut tables.outbound, key, value)?,
             "limits" => entry(&mut tables.limits, key, value)?,
             "flows" => entry(tables.flows.get_mut(), key, value)?,
@@ -116,7 +118,7 @@ macro_rules! plain_keys {
     };
 }
 
-plain_keys!(u32, Address, LocalKey, PortKey, FlowKey);
+plain_keys!(u32, Address, Mac, LocalKey, PortKey, FlowKey);
 plain_keys!(ReachKey, LinkKey, OutKey, BucketKey, DatagramKey, BudgetPlace);
 
 impl Key for Prefix {

@@ -85,7 +85,7 @@ fn chunks(mut length: usize, mut remove: impl FnMut(usize, usize) -> bool) {
     }
 }
 
-const TABLES: usize = 17;
+const TABLES: usize = 18;
 
 /// Keeps the entries of one table whose positions `keep` answers for.
 fn retain(tables: &mut Memory, table: usize, keep: impl FnMut(usize) -> bool) {
@@ -113,6 +113,7 @@ fn retain(tables: &mut Memory, table: usize, keep: impl FnMut(usize) -> bool) {
         13 => tables.local_addresses.retain(|_, _| keep()),
         14 => tables.subnets.retain(|_, _| keep()),
         15 => tables.networks.retain(|_, _| keep()),
+        16 => tables.stations.retain(|_, _| keep()),
         _ => tables.interfaces.retain(|_, _| keep()),
     }
 }

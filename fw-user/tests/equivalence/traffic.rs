@@ -9,7 +9,7 @@ use fw_common::tables::role;
 use fw_common::wire::{ethertype, proto, tcp};
 use fw_common::{Address, Hook, Mac};
 
-use crate::example::host::{DEVICES, Family, container_mac, families, mac_of};
+use crate::example::host::{DEVICES, Family, STATION, container_mac, families, mac_of};
 use crate::example::packets::{Draft, IDENTIFICATION, PADDING, arp, ip};
 use crate::example::{Case, Scene};
 use crate::random::Random;
@@ -119,6 +119,7 @@ fn macs(hook: Hook, ifindex: u32, tables: &Memory, random: &mut Random) -> (Mac,
     let from = match (hook, random.below(24)) {
         (_, 0) => container_mac(random.pick(&DEVICES)),
         (_, 1) => Mac { bytes: [3, 0, 0, 0, 0, 1] },
+        (Hook::UplinkEgress, 2..=7) => STATION,
         (Hook::PortIngress, _) => of_port(ifindex),
         (Hook::BridgeIngress, _) => of_port(random.pick(&DEVICES)),
         _ => Mac { bytes: [2, 0xff, 0, 0, 0, 1] },
@@ -128,6 +129,7 @@ fn macs(hook: Hook, ifindex: u32, tables: &Memory, random: &mut Random) -> (Mac,
         1 => Mac { bytes: [0x33, 0x33, 0, 0, 0, 1] },
         2 => Mac { bytes: [1, 0x80, 0xc2, 0, 0, random.byte() & 0x1f] },
         3 => mac_of(random.pick(&DEVICES)),
+        4..=7 if matches!(hook, Hook::UplinkXdp | Hook::UplinkIngress) => STATION,
         _ => mac_of(ifindex),
     };
     (to, from)
@@ -205,7 +207,11 @@ fn request(tables: &Memory, family: &Family, random: &mut Random) -> Option<Draf
     }
     let key = random.pick(&named);
     let any = key.address == key.address.any_of_family();
-    let to = if any { random.pick(&[family.ours, family.second]) } else { address_of(key.address) };
+    let to = if any {
+        random.pick(&[family.ours, family.second, family.station, family.ipvlan])
+    } else {
+        address_of(key.address)
+    };
     let from = random.pick(&[family.remote, family.office, family.branch, family.region, family.elsewhere]);
     let draft = ip(from, to);
     Some(match key.proto {

@@ -6,7 +6,7 @@ use bytemuck::Zeroable as _;
 use fw_common::tables::memory::Memory;
 use fw_common::tables::{
     DenyRule, Endpoint, Interface, LinkKey, LocalAddress, LocalKey, Network, Port, PortKey, Prefix, Settings,
-    Subnet, Terms, Zones, link_layer, role, sources,
+    Station, Subnet, Terms, Zones, link_layer, role, sources,
 };
 use fw_common::wire::proto;
 use fw_common::{ABI_VERSION, Address, Mac};
@@ -133,6 +133,9 @@ pub(crate) struct Family {
     pub(crate) s1: IpAddr,
     /// An address that containers of the spoofing network pass among themselves.
     pub(crate) shared: IpAddr,
+    /// Containers that may share an uplink: with a MAC address of its own, and with the uplink's.
+    pub(crate) station: IpAddr,
+    pub(crate) ipvlan: IpAddr,
     /// A group that everybody listens to.
     pub(crate) group: IpAddr,
 }
@@ -168,6 +171,8 @@ pub(crate) fn families() -> [Family; 2] {
             n3: of("10.4.0.13", "fd00:4::13"),
             s1: of("10.5.0.11", "fd00:5::11"),
             shared: of("10.5.0.100", "fd00:5::100"),
+            station: of("198.18.0.50", "2001:db8::50"),
+            ipvlan: of("198.18.0.51", "2001:db8::51"),
             group: of("224.0.0.251", "ff02::fb"),
         }
     })
@@ -190,6 +195,29 @@ pub(crate) fn mac_of(device: u32) -> Mac {
 /// The MAC address of the container behind a port.
 pub(crate) fn container_mac(port: u32) -> Mac {
     Mac { bytes: [2, 0x42, 0, 0, 0, port as u8] }
+}
+
+/// The MAC address of a macvlan container.
+pub(crate) const STATION: Mac = Mac { bytes: [2, 0x42, 0, 0, 1, 0x50] };
+/// That of another one.
+pub(crate) const NEIGHBOUR: Mac = Mac { bytes: [2, 0x42, 0, 0, 1, 0x51] };
+/// That of a macvlan device of the host's own, over which it meets them.
+pub(crate) const SHIM: Mac = Mac { bytes: [2, 0x42, 0, 0, 1, 0x52] };
+
+/// Lets both containers share this uplink, whose addresses `parent` carries.
+pub(crate) fn share(tables: &mut Memory, uplink: u32, parent: u32) {
+    if let Some(interface) = tables.interfaces.get_mut(&uplink) {
+        interface.shared = 1;
+    }
+    for (mac, host) in [(STATION, 0), (NEIGHBOUR, 0), (SHIM, 1)] {
+        tables.stations.insert(mac, Station { parent, host, reserved: [0; 3] });
+    }
+    for family in families() {
+        for (address, mac) in [(family.station, STATION), (family.ipvlan, Mac::default())] {
+            let endpoint = Endpoint { network: 0, port: parent, mac, reserved: [0; 2] };
+            tables.endpoints.insert(address.into(), endpoint);
+        }
+    }
 }
 
 /// The tables of the host.

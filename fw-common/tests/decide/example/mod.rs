@@ -20,6 +20,7 @@ mod errors;
 mod essential;
 mod forms;
 mod fragments;
+mod lan;
 mod leaving;
 mod limits;
 mod neighbours;
@@ -78,6 +79,7 @@ pub(crate) fn cases() -> Vec<Case> {
             ("terms", terms::cases(family)),
             ("outbound", outbound::cases(family)),
             ("limits", limits::cases(family)),
+            ("lan", lan::cases(family)),
         ] {
             let suffix = if family.v6 { "v6" } else { "v4" };
             all.extend(cases.into_iter().map(|mut case| {

@@ -23,6 +23,9 @@ const BACK: u32 = 20;
 /// A bridge that only the policy manages.
 const LXC: u32 = 30;
 
+/// Numbers of the MAC addresses of macvlan containers.
+pub(super) const STATIONS: [u32; 2] = [50, 51];
+
 /// Ports and their bridges: at 11 and 13 live containers that take over each other's address.
 pub(super) const PORTS: [(u32, u32); 5] = [(11, FRONT), (12, FRONT), (13, FRONT), (21, BACK), (31, LXC)];
 
@@ -65,6 +68,17 @@ pub(super) struct Host {
     published: [Option<PublishedAt>; 2],
     /// Whether c1's TCP 80 is reached at its own address, by everybody, as one of all its ports, by eth0 alone.
     direct: [bool; 3],
+    /// Networks on eth0 whose containers share it: of macvlan with nobody on it, with one container, or with another
+    /// one, and of ipvlan with a container.
+    lan: Option<Lan>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Lan {
+    Empty,
+    One,
+    Other,
+    Ipvlan,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -141,6 +155,7 @@ pub(super) fn any() -> impl Strategy<Value = Host> {
             prop::arbitrary::any::<[bool; 2]>(),
             [prop::bool::weighted(0.5), prop::bool::weighted(0.2), prop::bool::weighted(0.5)],
         ),
+        prop::option::of(prop::sample::select(vec![Lan::Empty, Lan::One, Lan::Other, Lan::Ipvlan])),
     );
     (policy, host).prop_map(|(policy, host)| {
         let (
@@ -155,8 +170,8 @@ pub(super) fn any() -> impl Strategy<Value = Host> {
             (terms, reach),
         ) = policy;
         let out = if restricted { out } else { [Who::Nobody; 3] };
-        let (wg0, second_address, networks, containers, published, ([apart, linked], labelled, direct)) =
-            host;
+        let (wg0, second_address, networks, containers, published, apart_linked, lan) = host;
+        let ([apart, linked], labelled, direct) = apart_linked;
         Host {
             observe,
             published_open,
@@ -178,6 +193,7 @@ pub(super) fn any() -> impl Strategy<Value = Host> {
             containers,
             published,
             direct,
+            lan,
         }
     })
 }
@@ -231,6 +247,7 @@ impl Host {
             containers: [Container::Known, Container::Untold, Container::Gone, Container::Known],
             published: [Some(PublishedAt { exact: false, target: true }), None],
             direct: [true, false, true],
+            lan: Some(Lan::One),
         }
     }
 
@@ -353,6 +370,9 @@ impl Host {
             let said = labels.clone().filter(|(_, said)| *said);
             endpoint.labels = said.map(|((key, value), _)| (key.to_owned(), value.to_owned())).collect();
         }
+        if let Some(lan) = self.lan {
+            share(&mut inventory, lan);
+        }
         inventory
     }
 
@@ -414,6 +434,31 @@ impl Who {
             Self::Both => Some("from = [\"office\", \"branch\"]\n"),
         }
     }
+}
+
+fn share(inventory: &mut Inventory, lan: Lan) {
+    let driver = if matches!(lan, Lan::Ipvlan) { "ipvlan" } else { "macvlan" };
+    inventory.lan_networks.push(inventory::LanNetwork {
+        name: "lan".into(),
+        docker_id: "id lan".into(),
+        driver: driver.into(),
+        parent_name: "eth0".into(),
+        parent: Some(ETH0),
+    });
+    let (mac, last) = match lan {
+        Lan::Empty => return,
+        Lan::One => (Some(mac_of(STATIONS[0])), 50),
+        // Another container with the same address.
+        Lan::Other => (Some(mac_of(STATIONS[1])), 50),
+        Lan::Ipvlan => (None, 51),
+    };
+    inventory.stations.push(inventory::Station {
+        container: "m1".into(),
+        container_id: "id m1".into(),
+        network: 0,
+        mac: mac.map(|mac| inventory::Mac(mac.bytes)),
+        addresses: vec![[198, 51, 100, last].into()],
+    });
 }
 
 fn add_network(

@@ -8,11 +8,12 @@ use fw_common::tables::{Bucket, BucketKey};
 use fw_common::wire::{Arrival, Audience, VlanTag, ethertype, proto, tcp};
 use fw_common::{Address, Hook, Mac};
 
-use super::hosts::{ETH0, PORTS, WG0, mac_of};
+use super::hosts::{ETH0, PORTS, STATIONS, WG0, mac_of};
 
 /// A packet and the hooks that see it, in order.
 pub(super) struct Journey {
     pub(super) name: String,
+    pub(super) source: Address,
     pub(super) destination: Address,
     pub(super) way: Vec<(Hook, Arrival)>,
     pub(super) frame: Vec<u8>,
@@ -33,6 +34,8 @@ pub(super) const OURS: [[u8; 4]; 2] = [[198, 51, 100, 7], [198, 51, 100, 8]];
 const CONTAINERS: [[u8; 4]; 5] =
     [[172, 18, 0, 2], [172, 18, 0, 3], [172, 19, 0, 2], [10, 0, 3, 2], [172, 18, 0, 9]];
 const GATEWAYS: [[u8; 4]; 3] = [[172, 18, 0, 1], [172, 19, 0, 1], [10, 0, 3, 1]];
+/// Of a macvlan container, of an ipvlan one, and one that nobody has.
+const ON_LAN: [[u8; 4]; 3] = [[198, 51, 100, 50], [198, 51, 100, 51], [198, 51, 100, 52]];
 const ELSEWHERE: [u8; 4] = [192, 0, 2, 1];
 const PRIVATE: [u8; 4] = [192, 168, 7, 7];
 
@@ -67,6 +70,7 @@ pub(super) fn journeys() -> Vec<Journey> {
             }
         }
     }
+    on_the_lan(&mut journeys);
     for (port, bridge) in PORTS {
         for mac in [mac_of(port), mac_of(99)] {
             for source in CONTAINERS.iter().chain(&GATEWAYS[..1]).chain(&OUTSIDERS[..1]) {
@@ -94,6 +98,28 @@ pub(super) fn journeys() -> Vec<Journey> {
         }
     }
     journeys
+}
+
+/// To containers that share eth0, in frames of their own and of the host, and what they send.
+fn on_the_lan(journeys: &mut Vec<Journey>) {
+    for mac in STATIONS.into_iter().chain([ETH0]).map(mac_of) {
+        for kind in [Kind::Syn(22), Kind::Syn(80), Kind::Ack(80, 40_000), Kind::Udp(53, 8080), Kind::Echo] {
+            for there in ON_LAN {
+                for source in [OUTSIDERS[0], OUTSIDERS[3], ON_LAN[0], OURS[0]] {
+                    let mut journey = from_outside(ETH0, source, there, kind);
+                    journey.frame[..6].copy_from_slice(&mac.bytes);
+                    let audience = if mac == mac_of(ETH0) { Audience::Host } else { Audience::Other };
+                    journey.way.iter_mut().for_each(|(_, arrival)| arrival.audience = audience);
+                    journeys.push(Journey { name: format!("{} for {mac}", journey.name), ..journey });
+                }
+                for destination in [OUTSIDERS[0], OUTSIDERS[3]] {
+                    let mut journey = from_us(ETH0, there, destination, kind);
+                    journey.frame[6..12].copy_from_slice(&mac.bytes);
+                    journeys.push(Journey { name: format!("{} by {mac}", journey.name), ..journey });
+                }
+            }
+        }
+    }
 }
 
 /// Every source is at the end of its tokens under any limit.
@@ -153,8 +179,8 @@ fn from_outside(device: u32, source: [u8; 4], destination: [u8; 4], kind: Kind) 
     let packet = packet(source, destination, kind);
     let frame = if device == WG0 { packet } else { framed(mac_of(device), mac_of(98), &packet) };
     let name = named(device, source, destination, &format!("{kind:?}"));
-    let destination = Address::v4(destination);
-    Journey { name, destination, way: vec![(Hook::UplinkIngress, arrival)], frame }
+    let (source, destination) = (Address::v4(source), Address::v4(destination));
+    Journey { name, source, destination, way: vec![(Hook::UplinkIngress, arrival)], frame }
 }
 
 /// What the host itself sends.
@@ -184,6 +210,7 @@ fn from_container(
     let at_bridge = Arrival { ifindex: bridge, audience: Audience::Host, ..at_port };
     Journey {
         name: named(port, source, destination, &format!("{kind:?} from {mac}")),
+        source: Address::v4(source),
         destination: Address::v4(destination),
         way: vec![(Hook::PortIngress, at_port), (Hook::BridgeIngress, at_bridge)],
         frame: framed(mac_of(bridge), mac, &packet(source, destination, kind)),
@@ -204,6 +231,7 @@ fn to_neighbour(from: u32, to: u32, source: [u8; 4], destination: [u8; 4], kind:
     let leaving = Arrival { ifindex: to, ingress_ifindex: from, ..at_port };
     Journey {
         name: named(from, source, destination, &format!("by port {to}, {kind:?}")),
+        source: Address::v4(source),
         destination: Address::v4(destination),
         way: vec![(Hook::PortIngress, at_port), (Hook::PortEgress, leaving)],
         frame: framed(mac_of(to), mac_of(from), &packet(source, destination, kind)),
