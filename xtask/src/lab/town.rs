@@ -76,6 +76,8 @@ impl Town {
         for port in [22, 2222, 2223, 2375, 9100] {
             others.push(lab.host().serve_tcp(&format!("[::]:{port}"), "H")?);
         }
+        // What a container of `--network host` would.
+        others.push(lab.host().serve_tcp("[::]:9101", "h1")?);
         others.push(lab.outside().serve_tcp("[::]:443", "R")?);
         others.push(lab.outside().serve_udp("[::]:443", "R")?);
         let mut servers = BTreeMap::new();

@@ -428,6 +428,9 @@ const HOST_AND_FOREIGN: &[Row] = &[
     }),
     open("D50h", "R ping H", "", |l, _| l.outside().ping(HOST.into())),
     open("D50i", "R (v6) ping H", "", |l, _| l.outside().ping(HOST6.into())),
+    closes("D50k", "R -> H:9101 (not listed), served by --network host", "h1", PORT, |l, _| {
+        l.outside().tcp(host(9101))
+    }),
     open("D50j", "H -> R:443", "R", |l, _| l.host().tcp((OUTSIDE, 443).into())),
 ];
 
