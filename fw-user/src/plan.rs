@@ -39,14 +39,15 @@
 //! more, until it goes; and on a device that takes another role, where the old hook drops everything until the new one
 //! is there and it has gone; from a port that leaves its bridge; to a network that comes or goes and is reached, or has
 //! containers that are addressed without NAT; to a container that comes onto an uplink, while denials or limits go;
-//! from a container under terms of its own, while its network begins or ceases to allow spoofing, or allows it and has
-//! other terms while the container ceases to be known. And one may pass that neither lets through: from a container to
-//! an address that becomes or ceases to be the host's, while what the container may open to the host and to the outside
-//! changes, too; from a network that begins or ceases to reach another one, while it begins or ceases to allow
-//! spoofing, or its containers to be known; from a container to one that is addressed without NAT, while what the one
-//! may open and what is open at the other change; from a container that may less than its network, before its port has
-//! its hook; from one that takes over another's address while the terms of their network change; and from a port that
-//! leaves its bridge while they do.
+//! from an uplink in a frame that one of its containers could have sent before and another one after; from a container
+//! under terms of its own, while its network begins or ceases to allow spoofing, or has other terms when the container
+//! ceases to be known. And one may pass that neither lets through: from a container to an address that becomes or
+//! ceases to be the host's, while what the container may open to the host and to the outside changes, too; from a
+//! network that begins or ceases to reach another one, while it begins or ceases to allow spoofing, or its containers
+//! to be known; from a container to one that is addressed without NAT, while what the one may open and what is open at
+//! the other change; from a container that may less than its network, before its port has its hook; from one that takes
+//! over another's address while the terms of their network change; and from a port that leaves its bridge while they
+//! do.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};

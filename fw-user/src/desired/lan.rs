@@ -36,6 +36,14 @@ pub(super) fn stations(policy: &Policy, inventory: &Inventory, desired: &mut Des
     for station in &inventory.stations {
         let network = inventory.lan_networks.get(station.network);
         let parent = network.and_then(|network| network.parent).filter(|parent| shared.contains(parent));
+        if station.labelled
+            && let Some(network) = network
+        {
+            desired.warnings.push(format!(
+                "container {}: its labels do not hold on {}, which is not behind a bridge of this host",
+                station.container, network.name
+            ));
+        }
         let Some(parent) = parent else { continue };
         let mac = station.mac.map(Mac::from).unwrap_or_default();
         if station.mac.is_some() {

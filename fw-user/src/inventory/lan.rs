@@ -34,6 +34,8 @@ pub struct Station {
     pub network: usize,
     /// Its Ethernet address; `None` with ipvlan, which has that of the parent.
     pub mac: Option<Mac>,
+    /// It has labels for fw.
+    pub labelled: bool,
     /// Addresses that Docker gave it.
     pub addresses: Vec<IpAddr>,
 }
@@ -67,6 +69,7 @@ pub(super) fn stations(networks: &[LanNetwork], containers: &[DockerContainer]) 
                 container_id: container.id.clone(),
                 network,
                 mac: place.mac.filter(|_| networks[network].driver == "macvlan"),
+                labelled: container.labels.keys().any(|name| name.starts_with("fw.")),
                 addresses: place.addresses.clone(),
             });
         }

@@ -98,7 +98,7 @@ fn other_drivers_are_not_managed_and_a_bridge_may_be_missing() {
     assert_eq!((lan.parent_name.as_str(), lan.parent), ("eth9", None));
     let [station] = &inventory.stations[..] else { panic!("{:?}", inventory.stations) };
     assert_eq!((station.container.as_str(), station.addresses.as_slice()), ("web", &[ip("192.0.2.7")][..]));
-    assert!(station.mac.is_some());
+    assert!(station.mac.is_some() && !station.labelled);
 }
 
 #[test]

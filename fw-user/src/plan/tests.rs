@@ -141,7 +141,7 @@ fn moves(old: &State, new: &State, journey: &Journey) -> bool {
     let icc = |state: &State, network| state.tables.networks.get(&network).map(|network| network.icc);
     let icc_turns = |port| known(port).is_some_and(|it| icc(old, it.network) != icc(new, it.network));
     // A container under terms of its own, on a network that begins or ceases to allow spoofing: only one side's hold. Or
-    // on one that allows it, and whose terms change, while the container is known no more: the bridge asks for them.
+    // one that is known no more, while the terms of its network change: in between it is judged by the old ones.
     let apart = |state: &State, ifindex: u32| {
         let interface = state.tables.interfaces.get(&ifindex);
         let network = interface.and_then(|interface| state.tables.networks.get(&interface.network));
@@ -153,7 +153,7 @@ fn moves(old: &State, new: &State, journey: &Journey) -> bool {
         let known = |state: &State| state.tables.interfaces.get(&ifindex).map(|it| it.endpoint_known);
         let terms = |state: &State| state.tables.networks.get(&network).map(|network| network.terms);
         let spoofs = |state: &State| spoofing(&state.tables, network);
-        let vanishes = spoofs(new) != 0 && known(old) != known(new) && terms(old) != terms(new);
+        let vanishes = known(old) != known(new) && terms(old) != terms(new);
         (spoofs(old) != spoofs(new) || vanishes) && (apart(old, ifindex) || apart(new, ifindex))
     };
     let network = |state: &State| longest(&state.tables.subnets, &journey.destination);
@@ -166,8 +166,20 @@ fn moves(old: &State, new: &State, journey: &Journey) -> bool {
         let narrowed = old.tables.denied != new.tables.denied || old.tables.limits != new.tables.limits;
         narrowed && on_uplinks(old) != on_uplinks(new)
     };
+    // Before by its MAC address one of them, after by its address, or the other way round.
+    let told_by = |state: &State| {
+        let mac = journey.frame.get(6..12).and_then(|mac| mac.try_into().ok()).map(|bytes| Mac { bytes });
+        let endpoint = state.tables.endpoints.get(&journey.source);
+        (
+            mac.is_some_and(|mac| state.tables.stations.contains_key(&mac)),
+            endpoint.map(|it| it.network) == Some(0),
+        )
+    };
+    let turns_into_another =
+        journey.way.iter().any(|(hook, _)| *hook == Hook::UplinkEgress) && told_by(old) != told_by(new);
     let to_uplink = journey.way.iter().any(|(hook, _)| *hook == Hook::UplinkIngress);
     (to_uplink && comes())
+        || turns_into_another
         || journey.way.iter().any(changes)
         || is_ours(old) != is_ours(new)
         || (network(old) != network(new) && old.tables.reach != new.tables.reach)

@@ -21,6 +21,7 @@ fn sharing(driver: &str, parent: Option<u32>) -> Inventory {
         container_id: "c9".into(),
         network: 0,
         mac: (driver == "macvlan").then_some(inventory::Mac(DB.bytes)),
+        labelled: false,
         addresses: vec![ip("198.51.100.50"), ip("2001:db8::50")],
     };
     Inventory { lan_networks: vec![lan], stations: vec![db], ..world() }
@@ -41,6 +42,15 @@ fn a_macvlan_container_is_known_by_mac_and_addresses_on_its_uplink() {
     let alone = want("", &world(), &State::default());
     assert_eq!(alone.state.tables.interfaces[&2].shared, 0);
     assert_eq!(alone.state.hooks, found.state.hooks);
+}
+
+#[test]
+fn labels_of_such_a_container_are_said_not_to_hold() {
+    let mut inventory = sharing("macvlan", Some(2));
+    inventory.stations[0].labelled = true;
+    let found = want("", &inventory, &State::default());
+    let said = |warning: &&String| warning.contains("container db: its labels do not hold on lan");
+    assert_eq!(found.warnings.iter().filter(said).count(), 1, "{:?}", found.warnings);
 }
 
 #[test]

@@ -457,6 +457,7 @@ fn share(inventory: &mut Inventory, lan: Lan) {
         container_id: "id m1".into(),
         network: 0,
         mac: mac.map(|mac| inventory::Mac(mac.bytes)),
+        labelled: false,
         addresses: vec![[198, 51, 100, last].into()],
     });
 }
