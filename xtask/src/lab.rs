@@ -302,7 +302,7 @@ pub fn hold() -> Result<()> {
 pub fn available(test: &str) -> bool {
     let obstacle = obstacle();
     if let Some(obstacle) = &obstacle {
-        eprintln!("SKIPPED {test}: {obstacle}");
+        eprintln!("SKIPPED: {test}: {obstacle}");
     }
     obstacle.is_none()
 }
