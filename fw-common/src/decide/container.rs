@@ -425,14 +425,14 @@ fn to_host<T: Tables, B: Bytes + ?Sized>(
     tables: &T,
     work: &mut Workspace,
 ) -> Verdict {
-    let open = terms.host != 0 || keeps_link(&work.packet);
-    let answers = terms.is_restricted() && answers(bytes, tables, work);
-    let reason = match (open, answers) {
-        (true, _) => Reason::ToHost,
-        (false, true) => Reason::Answer,
-        (false, false) => return Verdict::drop(Reason::HostDenied),
+    let reason = if terms.host != 0 || keeps_link(&work.packet) {
+        Reason::ToHost
+    } else if answers(bytes, tables, work) {
+        Reason::Answer
+    } else {
+        return Verdict::drop(Reason::HostDenied);
     };
-    let anywhere = terms.egress & egress::ANY != 0 || answers;
+    let anywhere = terms.egress & egress::ANY != 0 || reason == Reason::Answer;
     let vouched =
         sender.known && sender.network.internal == 0 && anywhere && !work.packet.source.is_link_local_v6();
     if !vouched {

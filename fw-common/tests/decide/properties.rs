@@ -335,7 +335,6 @@ proptest! {
             prop_assert!(follows || (before.contains_key(&key) && !packet.opens()), "{packet:?}");
         } else if scene.hook != Hook::BridgeEgress
             && !matches!(verdict.reason, Reason::Reach | Reason::Link | Reason::AllowRule | Reason::PublishedOpen)
-            && (verdict.reason, verdict.mark) != (Reason::ToHost, Mark::Out)
         {
             prop_assert!(*scene.tables.inbound_flows.borrow() == before, "{verdict:?} of {packet:?}");
         }

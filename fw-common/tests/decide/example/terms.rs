@@ -269,7 +269,7 @@ fn host(f: &Family) -> Vec<Case> {
         })
         .with(on(NONE))
         .inbound(tuple(f.a1, 80, f.gateway_a, 5000, proto::TCP), state::OPENING, 1)
-        .gives(TO_HOST.marked(Mark::Out)),
+        .gives(TO_HOST),
         container("host closed to an internal network", PORT_I1, syn(f.i1, f.gateway_internal))
             .with(|tables| tables.interfaces.get_mut(&PORT_I1).expect("a port").terms = CLOSED_HOST)
             .gives(DENIED),
