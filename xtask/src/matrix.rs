@@ -112,8 +112,13 @@ pub fn command(arguments: &Arguments) -> Result<()> {
         bail!("{} misses:\n{}", missed.len(), missed.join("\n"));
     }
     if let Some(file) = &arguments.out {
+        let asked: Vec<String> = std::env::args().skip(1).collect();
+        let kernel =
+            fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's version")?;
         let text = format!(
-            "# Who reaches whom\n\nWritten by `cargo xtask matrix`. {LEGEND}\n\n```text\n{table}```\n\n{skipped}"
+            "# Who reaches whom\n\nWritten by `cargo xtask {}` on kernel {}.\n\n{LEGEND}\n\n```text\n{table}\n{skipped}```\n",
+            asked.join(" "),
+            kernel.trim().split('-').next().unwrap_or_default(),
         );
         fs::write(file, text).with_context(|| format!("cannot write the table to {}", file.display()))?;
     }

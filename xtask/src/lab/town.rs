@@ -3,14 +3,13 @@
 //! | network | what | containers |
 //! |---|---|---|
 //! | A | IPv4 | a1 (publishes 8080, on loopback 8088 and 5000/udp, 5353/udp), a2, l1 (publishes on loopback only) |
-//! | B | IPv4 | b1 (publishes 8090), e1 (8081 → 8443), e2 (8443 → 80), k1 (8101–8103 → 80–82; exposes 83), k2 (all it exposes) |
+//! | B | IPv4 | b1 (publishes 8090), e1 (8081 → 8443), e2 (8443 → 80), k1 (8101–8103 → 80–82, and 83 where Docker likes), also on A |
 //! | I | internal | i1, i2 (publishes 8104), each with a default route added by hand |
 //! | N | icc = false | n1, n2 (publishes 8089) |
 //! | M | no masquerading | m1 |
-//! | A and B | | g1 (publishes 8106) |
 //! | H | publishes on H's IPv4 address, MTU 1400 | h1 (publishes 8100) |
 //! | 6A 6B 6I | IPv6 (6I internal) | x1 (publishes 8096), x2, y1, z1, z2 |
-//! | default | icc = false | d1, d2 (publishes 8105), svr, client (linked to svr) |
+//! | default | icc = false | d1 (publishes 8105), svr, client (linked to svr) |
 //!
 //! With Docker 28 or later also, each of them reached in its own way:
 //!
@@ -58,7 +57,7 @@ impl Town {
             }
             lab.docker(&["network", "connect", "--ip", "10.7.4.9", "R4", "w1"])?;
         }
-        lab.docker(&["network", "connect", "B", "g1"])?;
+        lab.docker(&["network", "connect", "A", "k1"])?;
         for name in ["i1", "i2"] {
             lab.docker(&["exec", name, "ip", "route", "replace", "default", "via", "10.3.0.1"])?;
         }
@@ -200,9 +199,7 @@ const CONTAINERS: &[(&str, &[&str])] = &[
     ("i1", &["--network=I"]),
     ("i2", &["--network=I", "-p=8104:80"]),
     ("h1", &["--network=H", "-p=8100:80"]),
-    ("k1", &["--network=B", "-p=8101-8103:80-82", "--expose=83"]),
-    ("k2", &["--network=B", "-P", "--expose=80"]),
-    ("g1", &["--network=A", "-p=8106:80"]),
+    ("k1", &["--network=B", "-p=8101-8103:80-82", "-P", "--expose=83"]),
     ("n1", &["--network=N"]),
     ("n2", &["--network=N", "-p=8089:80"]),
     ("m1", &["--network=M"]),
@@ -211,8 +208,7 @@ const CONTAINERS: &[(&str, &[&str])] = &[
     ("y1", &["--network=6B"]),
     ("z1", &["--network=6I"]),
     ("z2", &["--network=6I"]),
-    ("d1", &[]),
-    ("d2", &["-p=8105:80"]),
+    ("d1", &["-p=8105:80"]),
     ("svr", &["--expose=80"]),
     ("client", &["--link=svr:alias"]),
 ];

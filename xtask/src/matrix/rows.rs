@@ -172,8 +172,8 @@ const SINCE: &[(&str, Generation, Expect)] = &[
     ("D31h", Generation::V28_5, X),
     ("D33b", Generation::V28_5, X),
     ("L11d", Generation::V28_5, X),
-    ("L11j", Generation::V28_5, X),
-    ("L11l", Generation::V28_5, X),
+    ("L11i", Generation::V28_5, X),
+    ("L11k", Generation::V28_5, X),
 ];
 
 pub(super) const X: Expect = Expect::Silent;
@@ -439,7 +439,7 @@ pub(super) const POLICY: &str = r#"
 [[allow]]
 name = "more-web"
 proto = "tcp"
-ports = [8100, "8101-8102", 8105, 8106]
+ports = [8100, "8101-8102", 8105]
 "#;
 
 /// What `-p` can say, and what a network says of it.
@@ -459,15 +459,15 @@ const PUBLISHING: &[Row] = &[
     closes("L12b", "R -> H:8103 (one of a range, not allowed)", "k1", PORT, |l, _| {
         l.outside().tcp(host(8103))
     }),
-    closed("L12c", "R -> k1 IP:83 direct (exposed, not published)", "L12a", DIRECT, |l, t| {
-        l.outside().tcp(to(t, "k1", 83)?)
+    closed("L12c", "R -> svr IP:80 direct (exposed, not published)", "D30a", DIRECT, |l, t| {
+        l.outside().tcp(to(t, "svr", 80)?)
     }),
-    closes("L12e", "R -> H:PORT of k2 (-P chose it, not allowed)", "k2", PORT, |l, _| {
-        let shown = l.docker(&["port", "k2", "80/tcp"])?;
+    closes("L12e", "R -> H:PORT of k1:83 (-P chose it, not allowed)", "k1", PORT, |l, _| {
+        let shown = l.docker(&["port", "k1", "83/tcp"])?;
         let port = shown.lines().next().and_then(|line| line.rsplit(':').next()?.parse().ok());
         l.outside().tcp(host(port.with_context(|| format!("no port in {shown:?}"))?))
     }),
-    alone(open("D43", "R -> H:8106 of g1 on A and B, which leaves A and comes back", "g1", |l, _| {
+    alone(open("D43", "R -> H:8102 of k1 on A and B, which leaves A and comes back", "k1", |l, _| {
         moves_its_gateway(l)
     })),
     Row {
@@ -480,32 +480,29 @@ const PUBLISHING: &[Row] = &[
 
 /// The default network, for which `dockerd --bridge` may name a bridge that somebody else has made.
 pub(super) const DEFAULT: &[Row] = &[
-    open("L11c", "R -> H:8105 (published on the default network)", "d2", |l, _| l.outside().tcp(host(8105))),
-    accepting(closes("L11d", "R -> d2 IP:81 direct, FORWARD ACCEPT", "d2", DIRECT, |l, t| {
-        l.outside().tcp(to(t, "d2", 81)?)
+    open("L11c", "R -> H:8105 (published on the default network)", "d1", |l, _| l.outside().tcp(host(8105))),
+    accepting(closes("L11d", "R -> d1 IP:81 direct, FORWARD ACCEPT", "d1", DIRECT, |l, t| {
+        l.outside().tcp(to(t, "d1", 81)?)
     })),
-    open("L11e", "H -> d2 IP:81", "d2", |l, t| l.host().tcp(to(t, "d2", 81)?)),
-    closed("L11f", "b1 -> d2 IP:80 (default network)", "L11e", ISOLATION, |_, t| {
-        from(t, "b1").tcp(to(t, "d2", 80)?)
+    open("L11e", "H -> d1 IP:81", "d1", |l, t| l.host().tcp(to(t, "d1", 81)?)),
+    closed("L11f", "b1 -> d1 IP:80 (default network)", "L11e", ISOLATION, |_, t| {
+        from(t, "b1").tcp(to(t, "d1", 80)?)
     }),
-    by_bridge_netfilter(left_closed("L11g", "d1 -> d2:81 (default network, icc = false)", "L11e", |_, t| {
-        from(t, "d1").tcp(to(t, "d2", 81)?)
-    })),
-    open("L11h", "d2 -> R:443", "R", |_, t| from(t, "d2").tcp((OUTSIDE, 443).into())),
-    open("L11i", "d2 -> its gateway:9100", "H", |_, t| {
-        let gateway = t.at("d2").gateway.context("d2 has a gateway")?;
-        from(t, "d2").tcp((gateway, 9100).into())
+    open("L11g", "d1 -> R:443", "R", |_, t| from(t, "d1").tcp((OUTSIDE, 443).into())),
+    open("L11h", "d1 -> its gateway:9100", "H", |_, t| {
+        let gateway = t.at("d1").gateway.context("d1 has a gateway")?;
+        from(t, "d1").tcp((gateway, 9100).into())
     }),
 ];
 
 /// The same over IPv6, which only `--ipv6` gives to it.
 pub(super) const DEFAULT_SIX: &[Row] = &[
-    closes("L11j", "R (v6) -> d2:81 direct (default network)", "d2", DIRECT, |l, t| {
-        l.outside().tcp(to6(t, "d2", 81)?)
+    closes("L11i", "R (v6) -> d1:81 direct (default network)", "d1", DIRECT, |l, t| {
+        l.outside().tcp(to6(t, "d1", 81)?)
     }),
-    open("L11k", "d2 -> R:443 (v6)", "R", |_, t| from(t, "d2").tcp((crate::lab::OUTSIDE6, 443).into())),
-    closes("L11l", "x2 -> d2:80 (v6, 6A to the default network)", "d2", ISOLATION, |_, t| {
-        from(t, "x2").tcp(to6(t, "d2", 80)?)
+    open("L11j", "d1 -> R:443 (v6)", "R", |_, t| from(t, "d1").tcp((crate::lab::OUTSIDE6, 443).into())),
+    closes("L11k", "x2 -> d1:80 (v6, 6A to the default network)", "d1", ISOLATION, |_, t| {
+        from(t, "x2").tcp(to6(t, "d1", 80)?)
     }),
 ];
 
@@ -619,17 +616,17 @@ fn moves_its_gateway(lab: &Lab) -> Result<Outcome> {
     let reached = || {
         let mut last = Ok(Outcome::Silent);
         let again = || {
-            last = lab.outside().tcp(host(8106));
-            last.as_ref().is_ok_and(|outcome| outcome.reached_at("g1")).then_some(())
+            last = lab.outside().tcp(host(8102));
+            last.as_ref().is_ok_and(|outcome| outcome.reached_at("k1")).then_some(())
         };
-        wait::until("g1 reached over its other network", FOLLOWS, again).ok();
+        wait::until("k1 reached over its other network", FOLLOWS, again).ok();
         last
     };
-    lab.docker(&["network", "disconnect", "A", "g1"])?;
+    lab.docker(&["network", "disconnect", "A", "k1"])?;
     let away = reached();
-    lab.docker(&["network", "connect", "A", "g1"])?;
+    lab.docker(&["network", "connect", "A", "k1"])?;
     let away = away?;
-    if away.reached_at("g1") { reached() } else { Ok(away) }
+    if away.reached_at("k1") { reached() } else { Ok(away) }
 }
 
 /// How soon rules follow a container.
