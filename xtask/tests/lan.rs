@@ -228,7 +228,7 @@ fn so_is_an_ipvlan_container() {
     let made =
         probe.host().script("ip link add fwprobe link eth0 type ipvlan mode l2 && ip link del fwprobe");
     if let Err(error) = made {
-        eprintln!("SKIPPED {NAME}: this kernel makes no ipvlan device: {error:#}");
+        eprintln!("SKIPPED: {NAME}: this kernel makes no ipvlan device: {error:#}");
         return;
     }
     drop(probe);

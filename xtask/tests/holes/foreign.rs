@@ -93,7 +93,7 @@ fn w16_foreign_programs_behind_ours_run() {
            action mirred egress mirror dev sink",
     );
     if let Err(error) = &made {
-        eprintln!("SKIPPED the clsact half of w16_foreign_programs_behind_ours_run: {error:#}");
+        eprintln!("SKIPPED: the clsact half of w16_foreign_programs_behind_ours_run: {error:#}");
     }
     let mirrored = || {
         let text =

@@ -24,7 +24,7 @@ fn w08_the_inner_packet_is_not_vouched_for() {
          iptables -w -t mangle -A FORWARD -i vx0 -m mark --mark 0"
     ));
     if let Err(error) = made {
-        eprintln!("SKIPPED w08_the_inner_packet_is_not_vouched_for: no VXLAN here: {error:#}");
+        eprintln!("SKIPPED: w08_the_inner_packet_is_not_vouched_for: no VXLAN here: {error:#}");
         return;
     }
     let a1 = ground.a1.ip().expect("an address");
@@ -81,7 +81,9 @@ fn w08_the_inner_packet_of_a_container_is_not_vouched_for() {
         ))
     });
     if let Err(error) = made {
-        eprintln!("SKIPPED w08_the_inner_packet_of_a_container_is_not_vouched_for: no VXLAN here: {error:#}");
+        eprintln!(
+            "SKIPPED: w08_the_inner_packet_of_a_container_is_not_vouched_for: no VXLAN here: {error:#}"
+        );
         return;
     }
     let to_host = || ground.a1.place.tcp(([10, 98, 0, 1], 9100).into()).expect("a probe");

@@ -90,7 +90,7 @@ fn the_policy_closes_and_opens_what_docker_does_not() {
 fn the_backstop_comes_and_goes() {
     let Some(ground) = Ground::start("the_backstop_comes_and_goes") else { return };
     if !ground.has_backstop() {
-        eprintln!("SKIPPED the_backstop_comes_and_goes: the kernel lacks CONFIG_NFT_BRIDGE_META");
+        eprintln!("SKIPPED: the_backstop_comes_and_goes: the kernel lacks CONFIG_NFT_BRIDGE_META");
         return;
     }
     let host = ground.lab.host();

@@ -43,7 +43,7 @@ fn newborn_neighbours_reach_nobody() {
             "one without a hook heard another, fw halted"
         );
     } else {
-        eprintln!("SKIPPED newborns among themselves: the kernel lacks CONFIG_NFT_BRIDGE_META");
+        eprintln!("SKIPPED: newborns among themselves: the kernel lacks CONFIG_NFT_BRIDGE_META");
     }
     daemon.signal("CONT").expect("a signal");
 }

@@ -17,7 +17,7 @@ fn vlan_of_a_filtering_uplink_bridge_is_judged() {
     let filtering = lab.host().run(&["ip", "link", "set", "br0", "type", "bridge", "vlan_filtering", "1"]);
     if let Err(error) = filtering {
         // Without CONFIG_BRIDGE_VLAN_FILTERING.
-        eprintln!("SKIPPED vlan_of_a_filtering_uplink_bridge_is_judged: {error:#}");
+        eprintln!("SKIPPED: vlan_of_a_filtering_uplink_bridge_is_judged: {error:#}");
         return;
     }
     let mut from = 42_000;
@@ -74,7 +74,7 @@ fn sit_tunnel_as_uplink_works() {
          ip -6 route del default; ip -6 route add default dev he"
     ));
     if let Err(error) = made {
-        eprintln!("SKIPPED sit_tunnel_as_uplink_works: {error:#}");
+        eprintln!("SKIPPED: sit_tunnel_as_uplink_works: {error:#}");
         return;
     }
     let to: IpAddr = "2001:db8:41::1".parse().expect("an address");
