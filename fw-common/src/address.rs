@@ -147,6 +147,13 @@ impl Address {
         high == 0xff && low == 0xfe && [a ^ 2, b, c, d, e, f] != mac.bytes
     }
 
+    /// Whether it is the link-local address that is made from this MAC address (RFC 4291 appendix A).
+    #[inline(always)]
+    pub fn is_made_from(&self, mac: &Mac) -> bool {
+        let [.., high, low, _, _, _] = self.bytes;
+        self.is_link_local_v6() && high == 0xff && low == 0xfe && !self.is_made_from_other(mac)
+    }
+
     #[inline(always)]
     fn words(&self) -> [u64; 2] {
         let [high, low]: [[u8; 8]; 2] = bytemuck::cast(self.bytes);

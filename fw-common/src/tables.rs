@@ -168,6 +168,16 @@ pub mod role {
     pub const PORT: u8 = 3;
 }
 
+/// Whether containers share an uplink with the host: [`Interface::shared`].
+pub mod shared {
+    /// None; saves the lookups.
+    pub const NO: u8 = 0;
+    /// By MAC address (macvlan) or address (ipvlan).
+    pub const BY_ADDRESS: u8 = 1;
+    /// One has all of it (macvlan in mode passthru): every frame for a single machine is for that one.
+    pub const WHOLE: u8 = 2;
+}
+
 /// Link layer of a device: [`Interface::link_layer`].
 pub mod link_layer {
     /// Frames start with an Ethernet header.
@@ -200,7 +210,7 @@ pub struct Interface {
     pub owner: u16,
     /// 1 if the container behind a port is kept apart from its neighbours, although its network is not.
     pub apart: u8,
-    /// 1 if containers share this uplink with the host (macvlan, ipvlan); saves the lookups otherwise.
+    /// One of [`shared`].
     pub shared: u8,
     /// Zero.
     pub reserved: [u8; 2],
@@ -522,7 +532,7 @@ pub struct Endpoint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Station {
-    /// ifindex of the parent device, which carries the host's own addresses there.
+    /// ifindex of the parent device, which carries the host's own addresses there; 0 if it is on several.
     pub parent: u32,
     /// 1 if it is a macvlan device of the host's own, 0 if it is a container.
     pub host: u8,

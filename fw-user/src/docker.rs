@@ -344,6 +344,7 @@ fn network(found: models::Network) -> Result<DockerNetwork, DockerError> {
     let ipam = found.ipam.ok_or_else(|| left_out("IPAM"))?;
     let options = found.options.unwrap_or_default();
     let parent = options.get("parent").filter(|name| !name.is_empty() && on_a_parent(&driver)).cloned();
+    let passthru = parent.is_some() && options.get("macvlan_mode").is_some_and(|mode| mode == "passthru");
     let options = BridgeOptions::read(&id, |option| {
         options.get(&format!("com.docker.network.bridge.{option}")).map(String::as_str)
     });
@@ -363,6 +364,7 @@ fn network(found: models::Network) -> Result<DockerNetwork, DockerError> {
         name,
         driver,
         parent,
+        passthru,
         scope: found.scope.unwrap_or_default(),
         subnets: subnets.into_iter().collect(),
         gateways: gateways.into_iter().collect(),

@@ -38,7 +38,7 @@ pub(super) fn coming_in<T: Tables, B: Bytes + ?Sized>(
         return LATER;
     };
     let arrival = Arrival { audience: audience(frame.destination, &interface), ..*arrival };
-    let for_station = lan::is_for_station(&interface, bytes, tables);
+    let for_station = lan::is_for_station(&interface, &arrival, bytes, tables);
     if arrival.audience == Audience::Other && interface.bridge_port == 0 && !for_station {
         return LATER;
     }

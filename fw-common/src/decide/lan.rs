@@ -6,8 +6,9 @@
 
 use bytemuck::Zeroable;
 
+use super::is_unicast;
 use crate::address::{Address, Mac};
-use crate::tables::{Endpoint, Interface, LocalKey, Station, Tables, link_layer};
+use crate::tables::{Endpoint, Interface, LocalKey, Station, Tables, link_layer, shared};
 use crate::wire::{Arrival, Audience, Bytes, Packet};
 
 /// Offset of the source address in an Ethernet header.
@@ -17,11 +18,15 @@ const SOURCE_MAC: u32 = 6;
 #[inline(always)]
 pub(super) fn is_for_station<T: Tables, B: Bytes + ?Sized>(
     interface: &Interface,
+    arrival: &Arrival,
     bytes: &B,
     tables: &T,
 ) -> bool {
-    if interface.shared == 0 || interface.link_layer != link_layer::ETHERNET {
+    if interface.shared == shared::NO || interface.link_layer != link_layer::ETHERNET {
         return false;
+    }
+    if interface.shared == shared::WHOLE && is_unicast(arrival) {
+        return true;
     }
     let mut destination = Mac::zeroed();
     bytes.read(0, &mut destination)
@@ -31,7 +36,7 @@ pub(super) fn is_for_station<T: Tables, B: Bytes + ?Sized>(
 /// Whether a container on this uplink has the address.
 #[inline(always)]
 pub(super) fn has_address<T: Tables>(tables: &T, interface: &Interface, address: &Address) -> bool {
-    interface.shared != 0
+    interface.shared != shared::NO
         && tables.endpoint(address).is_some_and(|endpoint| is_here(&endpoint, interface.l3_device))
 }
 
@@ -39,7 +44,7 @@ pub(super) fn has_address<T: Tables>(tables: &T, interface: &Interface, address:
 /// for a group or for all comes to every one of them, and what is for a link-local address goes no further than the link.
 #[inline(always)]
 pub(super) fn may_take(interface: &Interface, arrival: &Arrival, destination: &Address) -> bool {
-    interface.shared != 0
+    interface.shared != shared::NO
         && match arrival.audience {
             Audience::Broadcast | Audience::Multicast => true,
             Audience::Host => destination.is_link_local_v6(),
@@ -67,14 +72,14 @@ pub(super) fn sender<T: Tables, B: Bytes + ?Sized>(
     packet: &Packet,
     tables: &T,
 ) -> Sender {
-    if interface.shared == 0 || interface.link_layer != link_layer::ETHERNET {
+    if interface.shared == shared::NO || interface.link_layer != link_layer::ETHERNET {
         return Sender::Host;
     }
     sender_on(interface.l3_device, bytes, packet, tables)
 }
 
-/// Whether a container on this uplink, or a macvlan device of the host's on it, sent the frame under its own address: from
-/// one to another the kernel hands frames round on the parent, as if they came in there.
+/// Whether a container on this uplink, or a macvlan device of the host's on it, sent the frame under an address that is
+/// known to be its own: from one to another the kernel hands frames round on the parent, as if they came in there.
 #[inline(never)]
 pub(super) fn is_from_neighbour<T: Tables, B: Bytes + ?Sized>(
     parent: u32,
@@ -90,7 +95,12 @@ pub(super) fn is_from_neighbour<T: Tables, B: Bytes + ?Sized>(
         Some(station) if station.host != 0 => {
             tables.local_address(&LocalKey::new(packet.source, parent)).is_some()
         }
-        Some(_) => sender_on(parent, bytes, packet, tables) == Sender::Container,
+        // Of any other address nothing tells that it is not somebody's on the LAN, to whom the answers would go.
+        Some(_) => {
+            let known = tables.endpoint(&packet.source);
+            known.is_some_and(|endpoint| is_here(&endpoint, parent) && endpoint.mac == mac)
+                || packet.source.is_made_from(&mac)
+        }
         None => false,
     }
 }
@@ -119,7 +129,7 @@ fn sender_on<T: Tables, B: Bytes + ?Sized>(parent: u32, bytes: &B, packet: &Pack
 
 #[inline(always)]
 fn station<T: Tables>(tables: &T, parent: u32, mac: &Mac) -> Option<Station> {
-    tables.station(mac).filter(|station| station.parent == parent)
+    tables.station(mac).filter(|station| station.parent == parent || station.parent == 0)
 }
 
 #[inline(always)]

@@ -29,7 +29,7 @@ pub(super) fn coming_in<T: Tables, B: Bytes + ?Sized>(
         Some(interface) if is_for(Hook::UplinkIngress, interface.role) => interface,
         _ => return Verdict::drop(Reason::UnknownInterface),
     };
-    let for_station = lan::is_for_station(&interface, bytes, tables);
+    let for_station = lan::is_for_station(&interface, arrival, bytes, tables);
     // A port of a bridge delivers frames for the bridge's and every other port's address as well.
     if arrival.audience == Audience::Other && interface.bridge_port == 0 && !for_station {
         return Verdict::pass(Reason::OtherHost);

@@ -99,6 +99,7 @@ pub(crate) fn address(family: &Family, random: &mut Random) -> IpAddr {
         f.s1,
         f.shared,
         f.station,
+        f.neighbour,
         f.ipvlan,
         f.group,
     ];
@@ -135,7 +136,7 @@ fn devices(tables: &mut Memory, random: &mut Random) {
             5 => interface.network = random.pick(&networks),
             6 => interface.l3_device = random.pick(&DEVICES),
             7 => interface.apart = 1,
-            8 => interface.shared ^= 1,
+            8 => interface.shared = random.below(3) as u8,
             _ => {}
         }
         if random.once_in(2) {

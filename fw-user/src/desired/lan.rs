@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use fw_common::tables::{Endpoint, LocalKey, Station, role};
+use fw_common::tables::{Endpoint, LocalKey, Station, role, shared};
 use fw_common::{Address, Mac};
 
 use super::Desired;
@@ -18,7 +18,8 @@ pub(super) fn stations(policy: &Policy, inventory: &Inventory, desired: &mut Des
         let uplinks = interfaces.filter(|it| it.role == role::UPLINK && it.l3_device == parent);
         let mut judged = false;
         for uplink in uplinks {
-            uplink.shared = 1;
+            let how = if network.passthru { shared::WHOLE } else { shared::BY_ADDRESS };
+            uplink.shared = uplink.shared.max(how);
             judged = true;
         }
         if !judged {
@@ -31,11 +32,11 @@ pub(super) fn stations(policy: &Policy, inventory: &Inventory, desired: &mut Des
         unenforced(policy, network, desired);
     }
     let tables = &mut desired.state.tables;
-    let shared: BTreeSet<u32> =
-        tables.interfaces.values().filter(|it| it.shared != 0).map(|it| it.l3_device).collect();
+    let parents: BTreeSet<u32> =
+        tables.interfaces.values().filter(|it| it.shared != shared::NO).map(|it| it.l3_device).collect();
     for station in &inventory.stations {
         let network = inventory.lan_networks.get(station.network);
-        let parent = network.and_then(|network| network.parent).filter(|parent| shared.contains(parent));
+        let parent = network.and_then(|network| network.parent).filter(|parent| parents.contains(parent));
         if station.labelled
             && let Some(network) = network
         {
@@ -47,7 +48,12 @@ pub(super) fn stations(policy: &Policy, inventory: &Inventory, desired: &mut Des
         let Some(parent) = parent else { continue };
         let mac = station.mac.map(Mac::from).unwrap_or_default();
         if station.mac.is_some() {
-            tables.stations.insert(mac, Station { parent, host: 0, reserved: [0; 3] });
+            let station = Station { parent, host: 0, reserved: [0; 3] };
+            let known = tables.stations.entry(mac).or_insert(station);
+            // The same MAC address on two parents, which nobody forbids: it counts on all.
+            if known.parent != parent {
+                known.parent = 0;
+            }
         }
         for address in station.addresses.iter().map(|address| Address::from(*address)) {
             // Docker does not know which addresses of its subnet are taken. What is the host's stays the host's.
@@ -58,14 +64,14 @@ pub(super) fn stations(policy: &Policy, inventory: &Inventory, desired: &mut Des
             tables.endpoints.entry(address).or_insert(endpoint);
         }
     }
-    own_devices(inventory, &shared, desired);
+    own_devices(inventory, &parents, desired);
 }
 
 /// Macvlan devices of the host's own on shared uplinks: over them it and the containers meet.
-fn own_devices(inventory: &Inventory, shared: &BTreeSet<u32>, desired: &mut Desired) {
+fn own_devices(inventory: &Inventory, parents: &BTreeSet<u32>, desired: &mut Desired) {
     let stations = &mut desired.state.tables.stations;
     for link in inventory.links.iter().filter(|link| link.kind == LinkKind::Macvlan) {
-        let parent = link.parent.filter(|parent| shared.contains(parent));
+        let parent = link.parent.filter(|parent| parents.contains(parent));
         let (Some(parent), Some(mac)) = (parent, link.mac) else { continue };
         stations.entry(Mac::from(mac)).or_insert(Station { parent, host: 1, reserved: [0; 3] });
     }

@@ -42,6 +42,9 @@ pub struct DockerNetwork {
     /// Name of the device whose link its containers share (macvlan, ipvlan); Docker may have been told none.
     #[serde(default)]
     pub parent: Option<String>,
+    /// One container has all of that device (macvlan in mode passthru).
+    #[serde(default)]
+    pub passthru: bool,
     /// Prefixes that addresses are given out from.
     pub subnets: Vec<IpNet>,
     /// Gateways that Docker names; 20.10 leaves them out where it chose them itself.

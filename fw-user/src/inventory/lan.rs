@@ -21,6 +21,8 @@ pub struct LanNetwork {
     pub parent_name: String,
     /// Index of that device; `None` while there is none.
     pub parent: Option<u32>,
+    /// One container has all of it.
+    pub passthru: bool,
 }
 
 /// A running container's place on such a network.
@@ -50,6 +52,7 @@ pub(super) fn networks(docker: Option<&DockerSnapshot>, host: &HostSnapshot) -> 
             driver: network.driver.clone(),
             parent: host.link_named(&parent_name).map(|link| link.index),
             parent_name,
+            passthru: network.passthru,
         })
     };
     docker.iter().flat_map(|docker| &docker.networks).filter_map(one).collect()

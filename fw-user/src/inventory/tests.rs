@@ -287,6 +287,7 @@ fn network(id: &str, name: &str, bridge: &str) -> DockerNetwork {
         scope: "local".into(),
         bridge: Some(bridge.into()),
         parent: None,
+        passthru: false,
         subnets: vec![prefix(subnet)],
         gateways: vec![],
         internal: false,

@@ -133,8 +133,9 @@ pub(crate) struct Family {
     pub(crate) s1: IpAddr,
     /// An address that containers of the spoofing network pass among themselves.
     pub(crate) shared: IpAddr,
-    /// Containers that may share an uplink: with a MAC address of its own, and with the uplink's.
+    /// Containers that may share an uplink: with MAC addresses of their own, and with the uplink's.
     pub(crate) station: IpAddr,
+    pub(crate) neighbour: IpAddr,
     pub(crate) ipvlan: IpAddr,
     /// A group that everybody listens to.
     pub(crate) group: IpAddr,
@@ -172,6 +173,7 @@ pub(crate) fn families() -> [Family; 2] {
             s1: of("10.5.0.11", "fd00:5::11"),
             shared: of("10.5.0.100", "fd00:5::100"),
             station: of("198.18.0.50", "2001:db8::50"),
+            neighbour: of("198.18.0.52", "2001:db8::52"),
             ipvlan: of("198.18.0.51", "2001:db8::51"),
             group: of("224.0.0.251", "ff02::fb"),
         }
@@ -204,16 +206,18 @@ pub(crate) const NEIGHBOUR: Mac = Mac { bytes: [2, 0x42, 0, 0, 1, 0x51] };
 /// That of a macvlan device of the host's own, over which it meets them.
 pub(crate) const SHIM: Mac = Mac { bytes: [2, 0x42, 0, 0, 1, 0x52] };
 
-/// Lets both containers share this uplink, whose addresses `parent` carries.
+/// Lets the containers share this uplink, whose addresses `parent` carries.
 pub(crate) fn share(tables: &mut Memory, uplink: u32, parent: u32) {
     if let Some(interface) = tables.interfaces.get_mut(&uplink) {
-        interface.shared = 1;
+        interface.shared = fw_common::tables::shared::BY_ADDRESS;
     }
     for (mac, host) in [(STATION, 0), (NEIGHBOUR, 0), (SHIM, 1)] {
         tables.stations.insert(mac, Station { parent, host, reserved: [0; 3] });
     }
     for family in families() {
-        for (address, mac) in [(family.station, STATION), (family.ipvlan, Mac::default())] {
+        let known =
+            [(family.station, STATION), (family.neighbour, NEIGHBOUR), (family.ipvlan, Mac::default())];
+        for (address, mac) in known {
             let endpoint = Endpoint { network: 0, port: parent, mac, reserved: [0; 2] };
             tables.endpoints.insert(address.into(), endpoint);
         }

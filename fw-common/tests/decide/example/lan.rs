@@ -54,6 +54,14 @@ fn requests(f: &Family) -> Vec<Case> {
         to_station("an address that nobody knows", syn(f.remote, f.elsewhere, 444)).gives(CLOSED),
         to_station("an open port of one that nobody knows", syn(f.remote, f.elsewhere, 443)).gives(OPEN),
         to_station("the host's address, in its frame", syn(f.remote, f.ours, 444)).gives(CLOSED),
+        outside("all of the uplink is the container's", {
+            syn(f.remote, f.elsewhere, 444).sent_to(Mac { bytes: [2, 8, 8, 8, 8, 8] })
+        })
+        .with(|tables| {
+            shared(tables);
+            tables.interfaces.values_mut().for_each(|interface| interface.shared *= 2);
+        })
+        .gives(CLOSED),
         to_station("a denied source", syn(f.denied_host, f.station, 443))
             .gives(Verdict::drop(Reason::Denied).by(rule::DENY_HOST)),
         to_station("UDP", ip(f.remote, f.station).udp(53, 5001, b"")).gives(CLOSED),
@@ -206,9 +214,13 @@ fn neighbours(f: &Family) -> Vec<Case> {
     let forged = Verdict::drop(Reason::SourceOurs);
     let closed = |source| syn(source, f.station, 444);
     vec![
-        between("a neighbour opens a port of its", STATION, NEIGHBOUR, closed(f.elsewhere)).gives(same),
-        between("it answers", NEIGHBOUR, STATION, ip(f.station, f.elsewhere).tcp(444, 40_000, tcp::ACK))
+        between("a neighbour opens a port of its", STATION, NEIGHBOUR, closed(f.neighbour)).gives(same),
+        between("it answers", NEIGHBOUR, STATION, ip(f.station, f.neighbour).tcp(444, 40_000, tcp::ACK))
             .gives(same),
+        between("its MAC under an address of the LAN's", STATION, NEIGHBOUR, closed(f.elsewhere))
+            .gives(CLOSED),
+        between("the same, to an open port", STATION, NEIGHBOUR, syn(f.elsewhere, f.station, 443))
+            .gives(OPEN),
         between("a neighbour that is denied outside", STATION, NEIGHBOUR, closed(f.denied_host))
             .gives(Verdict::drop(Reason::Denied).by(rule::DENY_HOST)),
         between("a neighbour under its own address", STATION, NEIGHBOUR, closed(f.station)).gives(forged),
@@ -226,7 +238,7 @@ fn neighbours(f: &Family) -> Vec<Case> {
             .gives(Verdict::pass(Reason::OtherHost)),
         between("a neighbour, to the host", mac_of(UPLINK), NEIGHBOUR, syn(f.station, f.ours, 443))
             .gives(forged),
-        between("a neighbour where nobody shares the uplink", STATION, NEIGHBOUR, closed(f.elsewhere))
+        between("a neighbour where nobody shares the uplink", STATION, NEIGHBOUR, closed(f.neighbour))
             .with(|tables| tables.interfaces.values_mut().for_each(|interface| interface.shared = 0))
             .gives(Verdict::pass(Reason::OtherHost)),
         leaving("the host asks over a macvlan device of its own", 0, {
@@ -249,7 +261,7 @@ fn early(f: &Family) -> Vec<Case> {
         early(to_station("XDP: the host's source", syn(f.ours, f.station, 443)))
             .gives(Verdict::drop(Reason::SourceOurs)),
         early(
-            outside("XDP: a neighbour", syn(f.elsewhere, f.station, 444).between(STATION, NEIGHBOUR))
+            outside("XDP: a neighbour", syn(f.neighbour, f.station, 444).between(STATION, NEIGHBOUR))
                 .with(shared),
         )
         .gives(LATER),

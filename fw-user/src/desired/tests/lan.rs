@@ -15,6 +15,7 @@ fn sharing(driver: &str, parent: Option<u32>) -> Inventory {
         driver: driver.into(),
         parent_name: "eth0".into(),
         parent,
+        passthru: false,
     };
     let db = inventory::Station {
         container: "db".into(),
@@ -25,6 +26,25 @@ fn sharing(driver: &str, parent: Option<u32>) -> Inventory {
         addresses: vec![ip("198.51.100.50"), ip("2001:db8::50")],
     };
     Inventory { lan_networks: vec![lan], stations: vec![db], ..world() }
+}
+
+#[test]
+fn in_mode_passthru_the_whole_uplink_is_the_containers() {
+    let mut inventory = sharing("macvlan", Some(2));
+    inventory.lan_networks[0].passthru = true;
+    let found = want("", &inventory, &State::default());
+    assert_eq!(found.state.tables.interfaces[&2].shared, 2);
+}
+
+#[test]
+fn a_mac_address_on_two_parents_counts_on_both() {
+    let mut inventory = sharing("macvlan", Some(2));
+    inventory.links.push(Link::sample(40, "eth1", LinkKind::Physical, None));
+    inventory.lan_networks.push(LanNetwork { parent: Some(40), ..inventory.lan_networks[0].clone() });
+    inventory.stations.push(inventory::Station { network: 1, ..inventory.stations[0].clone() });
+    let found = want("", &inventory, &State::default());
+    let shares = found.state.tables.interfaces.values().filter(|it| it.shared != 0).count();
+    assert_eq!((shares, found.state.tables.stations[&DB].parent), (2, 0));
 }
 
 #[test]

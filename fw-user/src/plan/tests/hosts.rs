@@ -444,6 +444,7 @@ fn share(inventory: &mut Inventory, lan: Lan) {
         driver: driver.into(),
         parent_name: "eth0".into(),
         parent: Some(ETH0),
+        passthru: false,
     });
     let (mac, last) = match lan {
         Lan::Empty => return,
