@@ -43,7 +43,8 @@ pub struct Records {
 
 /// The connections that could be opened under `current` and could not under `desired`, in their order. What goes on for
 /// another reason, since before fw, is none of them; and none is where nothing is hooked yet, for what is taken over is
-/// kept.
+/// kept. Nor is one of a container of which Docker has yet to speak, as [`is_unnamed`] has it: an engine that starts does
+/// not name all, and what is cut in vain cannot be mended.
 #[must_use]
 pub fn cut(current: &State, desired: &State, connections: &[Connection]) -> Vec<Cut> {
     if current.hooks.is_empty() {
@@ -53,6 +54,9 @@ pub fn cut(current: &State, desired: &State, connections: &[Connection]) -> Vec<
     let one = |connection: &Connection| {
         let end = after.admits(connection).err()?;
         let passed = before.admits(connection).ok()?;
+        if is_unnamed(&current.tables, &desired.tables, connection) {
+            return None;
+        }
         Some(Cut {
             connection: *connection,
             hook: end.hook,
@@ -168,6 +172,18 @@ pub fn lifted(state: &State, cut: &Records) -> Records {
         .inbound
         .extend(alone.filter(|(key, flow)| may_be(key, key, flow)).map(|(key, flow)| (*key, *flow)));
     lifted
+}
+
+/// Whether a container that was known at one of its ends is not known now, although its port stands on its bridge: who has
+/// ended has taken it along, and who has come in his place is known.
+fn is_unnamed(before: &Memory, after: &Memory, connection: &Connection) -> bool {
+    let ends = [connection.original.source, connection.reply.source];
+    ends.iter().any(|end| {
+        let Some(known) = before.endpoints.get(end) else { return false };
+        let port = after.interfaces.get(&known.port).filter(|port| port.role == role::PORT);
+        port.is_some_and(|port| port.network == known.network && port.endpoint_known == 0)
+            && after.endpoints.get(end).is_none_or(|now| now.port == 0)
+    })
 }
 
 /// Whether anything may still be sent on it.

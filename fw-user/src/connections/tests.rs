@@ -92,6 +92,39 @@ fn what_goes_on_for_another_reason_is_not_cut() {
     assert_eq!(cut(&state(OPEN), &closed, &[ended]), []);
 }
 
+/// What fw finds when it begins before the engine names all, or before the links of a container can be read.
+#[test]
+fn what_docker_does_not_name_yet_is_not_cut() {
+    let policy = "
+        [uplink]
+        published = 'open'
+        [networks.front]
+        egress = 'none'
+        [containers.web]
+        egress = 'any'
+    ";
+    let (before, all) = (state(policy), all());
+    let cut_on = |host: &Inventory| -> Vec<Connection> {
+        cut(&before, &state_of(policy, host), &all).iter().map(|cut| cut.connection).collect()
+    };
+    let mut unnamed = host();
+    (unnamed.endpoints[0].addresses, unnamed.networks[0].ports[0].endpoint) = (vec![], None);
+    unnamed.published.clear();
+    assert_eq!(cut_on(&unnamed), [], "Docker does not name it");
+    let mut unread = host();
+    (unread.endpoints[0].port_ifindex, unread.networks[0].ports[0].endpoint) = (None, None);
+    assert_eq!(cut_on(&unread), [], "its links cannot be read");
+    let mut gone = unnamed.clone();
+    gone.networks[0].ports.clear();
+    gone.links.retain(|link| link.name != "veth11");
+    assert_eq!(cut_on(&gone), [all[1], all[2]], "it has ended");
+    let mut unpublished = host();
+    unpublished.published.clear();
+    assert_eq!(cut_on(&unpublished), [all[1]], "it is known, and does not publish the port");
+    let narrow = state_of("[networks.front]\negress = 'none'", &host());
+    assert_eq!(cut(&before, &narrow, &all).len(), 2, "its rules went while no daemon ran");
+}
+
 #[test]
 fn only_what_one_network_opened_to_another_is_beyond_docker() {
     let all = all();
@@ -285,9 +318,13 @@ fn ip(text: &str) -> IpAddr {
 
 /// The tables of the host for this policy, everything hooked.
 fn state(policy: &str) -> State {
+    state_of(policy, &host())
+}
+
+fn state_of(policy: &str, host: &Inventory) -> State {
     let policy = Policy::parse(policy, Path::new("policy.toml"), Path::new("/nonexistent"))
         .unwrap_or_else(|error| panic!("{error}\n---\n{policy}"));
-    desired(&policy, &host(), &State::default()).expect("tables").state
+    desired(&policy, host, &State::default()).expect("tables").state
 }
 
 fn host() -> Inventory {
