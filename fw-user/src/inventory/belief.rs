@@ -72,7 +72,7 @@ pub fn believe(mut said: DockerSnapshot, evidence: &Evidence<'_>) -> (DockerSnap
     (said, doubts)
 }
 
-/// Nodes that were known stay until Docker, able to tell all, does not name them, or says to be in no swarm.
+/// Nodes and ports that were known stay until Docker, able to tell all, does not name them, or says to be in no swarm.
 fn keep_swarm(said: &mut Membership, before: &Membership, doubts: &mut Vec<String>) {
     let Membership::Member(known) = before else { return };
     match said {
@@ -81,6 +81,9 @@ fn keep_swarm(said: &mut Membership, before: &Membership, doubts: &mut Vec<Strin
         Membership::Member(swarm) => {
             swarm.nodes.extend(&known.nodes);
             swarm.ingress.extend(&known.ingress);
+            swarm.control_ports.extend(&known.control_ports);
+            // Left out it reads as Docker's default; a swarm keeps that with which it was begun.
+            swarm.data_port = known.data_port;
             doubts.push(
                 "Docker does not tell all nodes and services of its swarm (a manager without a leader, or one that does \
                  not answer): those known before stay in force"
@@ -372,6 +375,28 @@ mod tests {
         assert_eq!(world.believe(stuck.clone()), (world.before.clone(), 0));
         world.links.clear();
         assert_eq!(world.believe(stuck).0.containers[0].pid, 0);
+    }
+
+    #[test]
+    fn a_swarm_keeps_its_ports_while_docker_does_not_tell_all() {
+        let mut world = World::new();
+        let known = Swarm {
+            manager: true,
+            nodes: BTreeSet::new(),
+            data_port: 7789,
+            control_ports: BTreeSet::from([4377]),
+            ingress: BTreeSet::new(),
+            complete: true,
+        };
+        world.before.swarm = Membership::Member(known.clone());
+        let believes = |said: &Swarm| {
+            let swarm = Membership::Member(said.clone());
+            world.believe(DockerSnapshot { swarm, ..world.before.clone() }).0.swarm
+        };
+        let told = Swarm { data_port: 4789, control_ports: BTreeSet::new(), ..known.clone() };
+        let starting = Swarm { complete: false, ..told.clone() };
+        assert_eq!(believes(&starting), Membership::Member(Swarm { complete: false, ..known }));
+        assert_eq!(believes(&told), Membership::Member(told), "a word is a word");
     }
 
     #[test]
