@@ -15,7 +15,7 @@ use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use fw_common::Hook;
 
 use super::{DatapathError, HOOK_PINS, Programs};
-use crate::netlink::{Filter, Link};
+use crate::netlink::{Filter, Link, NetlinkError};
 use crate::plan::HookPoint;
 
 /// Which mechanism to use.
@@ -137,7 +137,7 @@ impl Hooks {
                     Some(program) => _ = before.insert(*point, program),
                     None => self.forget(*point)?,
                 },
-                (Some(_), Some(_)) => match our_filter(*point) {
+                (Some(_), Some(_)) => match our_filter(*point)? {
                     Some(filter) => {
                         before.extend(program_in(filter, *point)?.map(|program| (*point, program)));
                     }
@@ -495,16 +495,32 @@ fn replace_filter(
             keep(program.take_link(id).map_err(|error| failed(error.into()))?);
             Ok(true)
         }
-        Err(_) if our_filter(point).is_none() => Ok(false),
+        Err(_) if our_filter(point)?.is_none() => Ok(false),
         Err(error) => Err(failed(error.into())),
     }
 }
 
-/// What stands in the place of our clsact filter; nothing of a device that cannot be asked, for it is gone.
-fn our_filter(point: HookPoint) -> Option<Filter> {
+/// What stands in the place of our clsact filter; nothing if its device is gone.
+fn our_filter(point: HookPoint) -> Result<Option<Filter>, DatapathError> {
     let egress = direction(point.hook) == TcAttachType::Egress;
-    let filters = crate::netlink::filters(point.ifindex, egress).ok()?;
-    filters.into_iter().find(|filter| (filter.priority, filter.handle) == (PRIORITY, HANDLE.into()))
+    ours_among(crate::netlink::filters(point.ifindex, egress)).map_err(|error| DatapathError::Hook {
+        what: format!("look for our filter for {} on ifindex {}", point.hook.name(), point.ifindex),
+        source: error.into(),
+    })
+}
+
+/// A question that fails is no answer: to forget a filter for it would leave a live program behind.
+fn ours_among(filters: Result<Vec<Filter>, NetlinkError>) -> Result<Option<Filter>, NetlinkError> {
+    let filters = match filters {
+        Err(NetlinkError::Ask { source, .. })
+            if source.raw_os_error() == Some(nix::errno::Errno::ENODEV as i32) =>
+        {
+            return Ok(None);
+        }
+        filters => filters?,
+    };
+    let ours = |filter: &Filter| (filter.priority, filter.handle) == (PRIORITY, HANDLE.into());
+    Ok(filters.into_iter().find(ours))
 }
 
 /// The program in a filter; `None` in one of another kind, which somebody has put in the place of ours.
@@ -610,4 +626,22 @@ fn already_there(error: &tc::TcError) -> bool {
         source = this.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_filter_that_is_absent_is_gone() {
+        let ours = Filter { priority: PRIORITY, handle: HANDLE.into(), program: Some(1) };
+        let other = Filter { priority: 2, ..ours };
+        let failed = |errno: nix::errno::Errno| {
+            Err(NetlinkError::Ask { what: "filters", source: io::Error::from_raw_os_error(errno as i32) })
+        };
+        assert!(matches!(ours_among(Ok(vec![other, ours])), Ok(Some(found)) if found == ours));
+        assert!(matches!(ours_among(Ok(vec![other])), Ok(None)));
+        assert!(matches!(ours_among(failed(nix::errno::Errno::ENODEV)), Ok(None)));
+        assert!(ours_among(failed(nix::errno::Errno::ENOBUFS)).is_err(), "the kernel was short of memory");
+    }
 }
