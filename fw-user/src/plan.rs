@@ -22,10 +22,11 @@
 //!    container's; then an uplink is told that it is shared, and MAC addresses of new ones come last: whoever is no
 //!    container before or after is none in between. All of it after ports open, by which they are judged, and before
 //!    ports close.
-//! 6. Roles of devices, then new hooks, a bridge's last, for it takes the word of its ports', then wider terms of
-//!    networks: a hook on a device without role drops everything, and by now the tables hold
-//!    all that is wanted. Hooks of devices that are uplinks no more go off after that: what came in by them may now come
-//!    in by the new ones (a device that joins a bond), and must not pass by neither. Then roles go.
+//! 6. Roles of devices, then new hooks, then wider terms of networks: a hook on a device without role drops everything,
+//!    and by now the tables hold all that is wanted. A bridge has its hook before its ports have theirs: a port vouches
+//!    for what goes to the host, too, and the bridge's hook takes the mark off again before a socket sees it. Hooks of
+//!    devices that are uplinks no more go off after that: what came in by them may now come in by the new ones (a
+//!    device that joins a bond), and must not pass by neither. Then roles go.
 //! 7. Backwards: networks take the new terms, for the wider ones must not meet endpoints that are gone; endpoints go; then
 //!    networks take the rest, the other way round.
 //!    Ports close. Both stand before subnets and addresses go, whose absence lets others use them as their source;
@@ -41,13 +42,14 @@
 //! containers that are addressed without NAT; to a container that comes onto an uplink, while denials or limits go;
 //! from an uplink in a frame that one of its containers could have sent before and another one after; from a container
 //! under terms of its own, while its network begins or ceases to allow spoofing, or has other terms when the container
-//! ceases to be known. And one may pass that neither lets through: from a container to an address that becomes or
-//! ceases to be the host's, while what the container may open to the host and to the outside changes, too; from a
-//! network that begins or ceases to reach another one, while it begins or ceases to allow spoofing, or its containers
-//! to be known; from a container to one that is addressed without NAT, while what the one may open and what is open at
-//! the other change; from a container that may less than its network, before its port has its hook; from one that takes
-//! over another's address while the terms of their network change; and from a port that leaves its bridge while they
-//! do.
+//! ceases to be known; and from such a one with an address of IP or Ethernet that it was not given, where its network
+//! allows that, before its port has its hook: the bridge's cannot know whose it is. And one may pass that neither lets
+//! through: from a container to an address that becomes or ceases to be the host's, while what the container may open
+//! to the host and to the outside changes, too; from a network that begins or ceases to reach another one, while it
+//! begins or ceases to allow spoofing, or its containers to be known; from a container to one that is addressed without
+//! NAT, while what the one may open and what is open at the other change; from a container that may less than its
+//! network, before its port has its hook; from one that takes over another's address while the terms of their network
+//! change; and from a port that leaves its bridge while they do.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -214,9 +216,10 @@ pub fn plan(current: &State, desired: &State) -> Vec<Step> {
     prefixes(&old.sources, &union, &mut steps);
     grow(old, new, &mut steps);
     let mut new_hooks: Vec<HookPoint> = desired.hooks.difference(&current.hooks).copied().collect();
-    // What only records stands before what drops, and so before the first answer that it would drop.
+    // What only records stands before what drops, and so before the first answer that it would drop. A bridge's stands
+    // before those of its ports: what they vouch for on its way to the host would else reach a socket with the mark on.
     let records = |hook| matches!(hook, Hook::UplinkEgress | Hook::BridgeEgress);
-    new_hooks.sort_by_key(|point| (point.hook == Hook::BridgeIngress, !records(point.hook), *point));
+    new_hooks.sort_by_key(|point| (!records(point.hook), point.hook != Hook::BridgeIngress, *point));
     steps.extend(new_hooks.into_iter().map(Step::Attach));
     for (key, value) in &new.networks {
         if let Some(known) = old.networks.get(key)

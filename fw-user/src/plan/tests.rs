@@ -123,7 +123,7 @@ fn holds_on_the_way(old: &State, new: &State, slice: usize) -> Result<(), TestCa
 /// Whether a packet may be dropped on the way although it passes before and after: see the plan.
 fn moves(old: &State, new: &State, journey: &Journey) -> bool {
     if *old == State::default() {
-        return false;
+        return speaks_for_nobody(new, journey);
     }
     let changes = |(hook, arrival): &(Hook, Arrival)| {
         let point = HookPoint { ifindex: arrival.ifindex, hook: *hook };
@@ -186,6 +186,21 @@ fn moves(old: &State, new: &State, journey: &Journey) -> bool {
         || (network(old) != network(new) && direct(old, journey) != direct(new, journey))
         || ports.into_iter().any(icc_turns)
         || journey.way.first().is_some_and(|(_, arrival)| turns(arrival.ifindex))
+}
+
+/// Whether only the port tells under whose terms a packet is: a container under terms of its own uses an address, of IP or
+/// Ethernet, that it was not given, where its network allows that.
+fn speaks_for_nobody(state: &State, journey: &Journey) -> bool {
+    let holder = state.tables.endpoints.get(&journey.source);
+    let holder = holder.filter(|holder| journey.frame.get(6..12) == Some(&holder.mac.bytes[..]));
+    let holder = holder.map(|holder| holder.port);
+    journey.way.iter().any(|(hook, arrival)| {
+        let Some(interface) = state.tables.interfaces.get(&arrival.ifindex) else { return false };
+        let network = state.tables.networks.get(&interface.network);
+        *hook == Hook::PortIngress
+            && holder != Some(arrival.ifindex)
+            && network.is_some_and(|network| network.spoofing != 0 && network.terms != interface.terms)
+    })
 }
 
 /// Whether a packet may pass on the way although it does neither before nor after: see the plan.
@@ -319,6 +334,27 @@ fn a_plan_to_the_same_state_is_empty_and_from_nothing_ends_attached() {
         apply(&mut state, step);
     }
     assert_eq!(state, desired);
+}
+
+/// Between the two a port would vouch for what goes to the host, and nobody would take the mark off again.
+#[test]
+fn a_bridge_has_its_hook_before_its_ports_and_what_records_has_it_first() {
+    let full = Host::full().state(&State::default());
+    let steps = plan(&State::default(), &full);
+    let attached: Vec<HookPoint> = steps
+        .iter()
+        .filter_map(|step| if let Step::Attach(point) = step { Some(*point) } else { None })
+        .collect();
+    let at = |hook, ifindex| attached.iter().position(|point| *point == HookPoint { ifindex, hook });
+    let ports: Vec<_> =
+        hosts::PORTS.iter().filter(|(port, _)| at(Hook::PortIngress, *port).is_some()).collect();
+    assert!(!ports.is_empty(), "{attached:?}");
+    for (port, bridge) in ports {
+        assert!(at(Hook::BridgeIngress, *bridge).is_some());
+        assert!(at(Hook::BridgeIngress, *bridge) < at(Hook::PortIngress, *port), "{port}: {attached:?}");
+    }
+    let records = |point: &HookPoint| matches!(point.hook, Hook::UplinkEgress | Hook::BridgeEgress);
+    assert!(attached.is_sorted_by_key(|point| !records(point)), "{attached:?}");
 }
 
 /// Carries a step out, as the datapath does on maps and devices.
