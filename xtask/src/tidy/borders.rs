@@ -117,7 +117,7 @@ mod tests {
     use super::*;
     use crate::tidy::places;
 
-    const HOMES: [(&str, &str); 12] = [
+    const HOMES: [(&str, &str); 13] = [
         ("fw-user/src/datapath.rs", "use aya::Ebpf;"),
         ("fw-user/src/datapath/hooks.rs", "use aya::programs::tc;"),
         ("fw-user/src/datapath/ground.rs", "use aya::maps::MapData;"),
@@ -127,6 +127,7 @@ mod tests {
         ("fw-user/benches/support/bare.rs", "use aya::Ebpf;"),
         ("fw-user/src/datapath/early.rs", "use aya::programs::Xdp;"),
         ("fw-user/src/docker.rs", "use bollard::Docker;"),
+        ("fw-user/src/docker/swarm.rs", "use bollard::Docker;"),
         ("fw-user/src/handover/iptables.rs", "fn f() { Command::new(\"iptables-nft\"); }"),
         ("fw-user/src/handover/nft.rs", "fn f() { search(\"nft\"); }"),
         ("fw-user/src/handover.rs", "const NFT: &str = \"nft\";"),
@@ -180,6 +181,6 @@ mod tests {
 
     #[test]
     fn a_missing_home_is_told() {
-        assert_eq!(places(docker_client, &[]), ["fw-user/src/docker.rs:1"]);
+        assert_eq!(places(docker_client, &[]), ["fw-user/src/docker.rs:1", "fw-user/src/docker/swarm.rs:1"]);
     }
 }
