@@ -28,6 +28,7 @@ pub use self::snapshot::{
     DockerContainer, DockerEndpoint, DockerNetwork, DockerSnapshot, Exposed, GatewayMode, Published, Routed,
     Transport,
 };
+pub(crate) use self::swarm::DATA_PORT;
 pub use self::swarm::{Membership, Swarm};
 use crate::inventory::Mac;
 

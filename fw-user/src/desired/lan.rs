@@ -12,13 +12,16 @@ use crate::policy::Policy;
 
 /// Says which uplinks are shared, and with whom.
 pub(super) fn stations(policy: &Policy, inventory: &Inventory, desired: &mut Desired) {
-    for network in &inventory.lan_networks {
+    for (number, network) in inventory.lan_networks.iter().enumerate() {
         let Some(parent) = network.parent else { continue };
         let interfaces = desired.state.tables.interfaces.values_mut();
         let uplinks = interfaces.filter(|it| it.role == role::UPLINK && it.l3_device == parent);
         let mut judged = false;
         for uplink in uplinks {
-            let how = if network.passthru { shared::WHOLE } else { shared::BY_ADDRESS };
+            // The kernel gives the device away when a container starts, not when the network is made.
+            let whole =
+                network.passthru && inventory.stations.iter().any(|station| station.network == number);
+            let how = if whole { shared::WHOLE } else { shared::BY_ADDRESS };
             uplink.shared = uplink.shared.max(how);
             judged = true;
         }

@@ -234,4 +234,4 @@ fn names_a_host(address: &IpAddr) -> bool {
 /// The bridge by which containers on overlays reach everything else.
 const GATEWAY: &str = "docker_gwbridge";
 /// Docker's port for the data of overlays, unless a swarm was begun with another.
-const DATA_PORT: u16 = 4789;
+pub(crate) const DATA_PORT: u16 = 4789;

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use super::{bridge_index, port_of};
 use crate::docker::{
-    DockerContainer, DockerEndpoint, DockerNetwork, DockerSnapshot, GatewayMode, Membership,
+    DATA_PORT, DockerContainer, DockerEndpoint, DockerNetwork, DockerSnapshot, GatewayMode, Membership,
 };
 use crate::netlink::{ContainerLink, HostSnapshot};
 
@@ -83,7 +83,9 @@ fn keep_swarm(said: &mut Membership, before: &Membership, doubts: &mut Vec<Strin
             swarm.ingress.extend(&known.ingress);
             swarm.control_ports.extend(&known.control_ports);
             // Left out it reads as Docker's default; a swarm keeps that with which it was begun.
-            swarm.data_port = known.data_port;
+            if swarm.data_port == DATA_PORT {
+                swarm.data_port = known.data_port;
+            }
             doubts.push(
                 "Docker does not tell all nodes and services of its swarm (a manager without a leader, or one that does \
                  not answer): those known before stay in force"

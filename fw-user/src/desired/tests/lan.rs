@@ -34,6 +34,9 @@ fn in_mode_passthru_the_whole_uplink_is_the_containers() {
     inventory.lan_networks[0].passthru = true;
     let found = want("", &inventory, &State::default());
     assert_eq!(found.state.tables.interfaces[&2].shared, 2);
+    inventory.stations.clear();
+    let idle = want("", &inventory, &State::default());
+    assert_eq!(idle.state.tables.interfaces[&2].shared, 1, "nobody has it yet");
 }
 
 #[test]
