@@ -24,6 +24,9 @@ pub struct Arguments {
     /// Beside the floor, only those whose name contains this.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// Write docs/performance.md.
+    #[arg(long, conflicts_with = "only")]
+    docs: bool,
 }
 
 /// What to measure, if not the whole path of a packet.
@@ -39,7 +42,10 @@ enum Bench {
 pub fn run(arguments: &Arguments) -> Result<()> {
     ensure!(setup::is_root(), "measuring needs root: run it with sudo");
     let inside = match arguments.what {
-        None => return path::run(arguments.quick, arguments.only.as_deref().unwrap_or_default()),
+        None => {
+            let only = arguments.only.as_deref().unwrap_or_default();
+            return path::run(arguments.quick, only, arguments.docs);
+        }
         Some(Bench::Verifier) => ["--bench", "verifier", "--profile", "bench"],
         // What the daemon does counts here, too.
         Some(Bench::Sets) => ["--bench", "sets", "--profile", "release"],

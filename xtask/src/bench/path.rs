@@ -103,8 +103,8 @@ const AGAINST_UNWANTED: [Who; 5] = [
 /// Networks and ports: those of the targets.
 const SIZES: [(usize, u16); 4] = [(1, 10), (10, 10), (100, 10), (500, 1000)];
 
-/// Measures those whose name contains `only`, prints what was found, and writes it down.
-pub(super) fn run(quick: bool, only: &str) -> Result<()> {
+/// Measures those whose name contains `only`, prints what was found, and writes it down, with `docs` for readers, too.
+pub(super) fn run(quick: bool, only: &str, docs: bool) -> Result<()> {
     setup::ensure(&[Part::Build, Part::Lab])?;
     workspace::build_fw()?;
     let sizes = if quick { &SIZES[..2] } else { &SIZES[..] };
@@ -114,7 +114,7 @@ pub(super) fn run(quick: bool, only: &str) -> Result<()> {
         println!("\n{networks} networks, {ports} published ports");
         measure(&mut report, only, networks, ports, rounds)?;
     }
-    report.end()
+    report.end(docs)
 }
 
 fn measure(report: &mut Report, only: &str, networks: usize, ports: u16, rounds: usize) -> Result<()> {
