@@ -150,5 +150,8 @@ fn without_programs_closed_keeps_containers_closed_and_docker_does_not() {
     daemon.kill().expect("SIGKILL");
     lab.host().script(&format!("rm -r {BPFFS}")).expect("pins gone");
     lab.fw_down().expect("fw down");
+    // The kernel takes programs off a moment after their last pin is gone.
+    let same = || lab.footprint().is_ok_and(|now| now == before).then_some(());
+    wait::until("the footprint of before", Duration::from_secs(5), same).ok();
     assert_eq!(lab.footprint().expect("a footprint"), before);
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use xtask::lab::tcx::Direction;
 use xtask::lab::{BPFFS, OUTSIDE, ask, wait};
 
 use crate::ground::{Ground, POLICY, closed, open};
@@ -36,9 +37,12 @@ fn without_programs_nothing_reaches_a_container_from_outside() {
     daemon.kill().expect("SIGKILL");
     ground.lab.host().script(&format!("rm -r {BPFFS}/hooks")).expect("hooks detached");
     // The kernel takes them off a moment after the last pin is gone.
+    let place = ground.lab.host();
+    let gone = |device: &str, way| place.tcx_programs(device, way).is_ok_and(|count| count == 0);
     let detached = || {
-        let shown = ground.lab.host().run(&["bpftool", "net", "show"]).ok()?;
-        (!shown.contains("_ingress") && !shown.contains("_egress")).then_some(())
+        let devices = place.run(&["ls", "/sys/class/net"]).ok()?;
+        let ways = [Direction::Ingress, Direction::Egress];
+        devices.split_whitespace().all(|device| ways.iter().all(|way| gone(device, *way))).then_some(())
     };
     wait::until("programs detached", Duration::from_secs(5), detached).expect("no programs");
     ground.walk(
