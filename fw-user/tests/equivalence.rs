@@ -64,9 +64,12 @@ fn every_example_is_decided_alike() {
             for observe in [0, 1] {
                 let mut batch = Batch { tables: scene.tables.clone(), packets: vec![Sent::of(scene)] };
                 batch.tables.settings.observe = observe;
+                let mut again = false;
                 let found = loop {
                     match judged(kernel, &batch, &scene.name)[0] {
                         Judged::BetweenTicks => {}
+                        // A second may begin between the tables and the packet, and make an entry too old: not twice.
+                        Judged::Alike(found) if found != *verdict && !again => again = true,
                         found => break found,
                     }
                 };
