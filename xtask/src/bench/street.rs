@@ -225,10 +225,10 @@ pub(super) fn docker(options: Options, networks: usize, ports: u16) -> Result<(L
 /// Has a device register its queues for XDP, which a veth does when a program is attached in its driver.
 fn queues(ifindex: u32) -> Result<OwnedFd> {
     use crate::lab::bpf::code::{Do, EXIT, with};
-    use crate::lab::bpf::{Kind, Place, Program, Register};
+    use crate::lab::bpf::{Kind, Point, Program, Register};
     // XDP_PASS.
     let program = Program::load(Kind::Xdp, &[with(Do::Move, Register::R0, 2), EXIT])?;
-    program.attach(ifindex, Place::Xdp).context("cannot attach XDP to a veth")
+    program.attach(ifindex, Point::Xdp).context("cannot attach XDP to a veth")
 }
 
 /// The container's address and its bridge where there is no Docker.

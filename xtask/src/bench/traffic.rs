@@ -11,6 +11,7 @@ use crate::lab::Place;
 use crate::lab::bpf::code::{Do, EXIT, Width, by, load, skip_if_greater, store, with};
 use crate::lab::bpf::{self, Cell, Kind, Program, Register};
 use crate::lab::frame::{self, Mac};
+use crate::lab::tcx::Direction;
 
 /// Length of each frame.
 const LENGTH: usize = 64;
@@ -138,7 +139,7 @@ impl Sink {
         let program = Program::load(Kind::Classifier, &code)?;
         let link = place.within(|| {
             let ifindex = if_nametoindex(device).with_context(|| format!("no device {device}"))?;
-            program.attach(ifindex, bpf::Place::Ingress)
+            program.attach(ifindex, bpf::Point::Tcx(Direction::Ingress))
         })?;
         Ok(Self { cell, _link: link.with_context(|| format!("cannot attach a sink to {device}"))? })
     }

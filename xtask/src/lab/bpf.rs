@@ -7,6 +7,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::libc::{SYS_bpf, syscall};
 
+use super::tcx::Direction;
+
 /// A command that returns a number: a file descriptor, or 0.
 ///
 /// `attributes` must be laid out as the command's member of `union bpf_attr`, and what it points to must live through
@@ -26,7 +28,7 @@ fn descriptor<Attributes>(command: u32, attributes: &mut Attributes) -> Result<O
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// What a program is called by.
+/// What runs a program. The numbers are `enum bpf_prog_type` of linux/bpf.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Kind {
@@ -36,16 +38,23 @@ pub enum Kind {
     Xdp = 6,
 }
 
-/// Where a program of a device hangs. The numbers are `enum bpf_attach_type` of linux/bpf.h.
+/// Where a program of a device hangs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Place {
+pub enum Point {
     /// XDP, in the driver if it can.
-    Xdp = 37,
-    /// TCX, into the host (kernel 6.6).
-    Ingress = 46,
-    /// TCX, out of the host.
-    Egress = 47,
+    Xdp,
+    /// TCX (kernel 6.6).
+    Tcx(Direction),
+}
+
+impl Point {
+    /// Its number in `enum bpf_attach_type` of linux/bpf.h.
+    fn number(self) -> u32 {
+        match self {
+            Self::Xdp => 37,
+            Self::Tcx(direction) => direction as u32,
+        }
+    }
 }
 
 /// A loaded program.
@@ -78,11 +87,11 @@ impl Program {
     }
 
     /// Attaches it to a device of the calling thread's network, behind all others, until the link is closed.
-    pub fn attach(&self, ifindex: u32, place: Place) -> Result<OwnedFd> {
+    pub fn attach(&self, ifindex: u32, point: Point) -> Result<OwnedFd> {
         let mut link = Link {
             program: self.0.as_raw_fd().cast_unsigned(),
             ifindex,
-            attach_type: place as u32,
+            attach_type: point.number(),
             ..Link::default()
         };
         descriptor(LINK_CREATE, &mut link)

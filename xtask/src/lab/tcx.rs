@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 
 use super::bpf::code::{Do, EXIT, with};
-use super::bpf::{self, Kind, Program, Register};
+use super::bpf::{self, Kind, Point, Program, Register};
 use super::place::Place;
 
 /// Which way packets go, seen from the device. The numbers are `enum bpf_attach_type` of linux/bpf.h (since 6.6).
@@ -43,24 +43,20 @@ impl Place {
 impl Place {
     /// Attaches a program behind all others that drops every packet, until the returned link is closed.
     pub fn attach_dropper(&self, device: &str, direction: Direction) -> Result<OwnedFd> {
-        let place = match direction {
-            Direction::Ingress => bpf::Place::Ingress,
-            Direction::Egress => bpf::Place::Egress,
-        };
-        self.attach_two(device, Kind::Classifier, place)
+        self.attach_two(device, Kind::Classifier, Point::Tcx(direction))
     }
 
     /// Attaches a program to XDP, in the driver, that lets every packet on, until the returned link is closed.
     pub fn attach_xdp(&self, device: &str) -> Result<OwnedFd> {
-        self.attach_two(device, Kind::Xdp, bpf::Place::Xdp)
+        self.attach_two(device, Kind::Xdp, Point::Xdp)
     }
 
     /// Attaches a program that returns 2, which is `TCX_DROP` and `XDP_PASS`.
-    fn attach_two(&self, device: &str, kind: Kind, place: bpf::Place) -> Result<OwnedFd> {
+    fn attach_two(&self, device: &str, kind: Kind, point: Point) -> Result<OwnedFd> {
         self.within(|| {
             let program = Program::load(kind, &[with(Do::Move, Register::R0, 2), EXIT])?;
             let ifindex = if_nametoindex(device).with_context(|| format!("no device {device}"))?;
-            program.attach(ifindex, place).with_context(|| format!("cannot attach a program to {device}"))
+            program.attach(ifindex, point).with_context(|| format!("cannot attach a program to {device}"))
         })?
     }
 }

@@ -17,7 +17,7 @@ fn nodes_of_a_swarm_reach_each_other_and_strangers_do_not() {
     let lab = &ground.lab;
     ground.becomes(true);
 
-    let daemon = lab.fw_run(OFF).expect("fw");
+    let daemon = lab.fw_run(&format!("{OFF}{CLOSED}")).expect("fw");
     let before = ground.refused("port-not-allowed");
     assert!(!accepts(&ground, 2377), "no rule for it");
     assert!(ground.refused("port-not-allowed") > before);
@@ -57,7 +57,7 @@ fn nodes_of_a_swarm_reach_each_other_and_strangers_do_not() {
     ground.there = inspect_second(lab, "there").expect("its addresses");
     ground.becomes(true);
 
-    reload(&ground, OFF);
+    reload(&ground, &format!("{OFF}{CLOSED}"));
     // One ping, for nodes that do not hear of each other for some seconds take each other for dead.
     let there = ground.there.ip().expect("an address").to_string();
     assert!(!ground.here.place.succeeds(&["busybox", "ping", "-c", "1", "-W", "1", &there]), "off");
@@ -183,15 +183,7 @@ ports = [2377]
 from = ["198.18.0.0/24"]
 "#;
 
-const OFF: &str = r#"
-[docker]
-swarm = "off"
-
-[[out]]
-name = "dns"
-proto = "udp"
-ports = [53]
-"#;
+const OFF: &str = "[docker]\nswarm = \"off\"\n";
 
 const WEB: &str = r#"
 [[allow]]

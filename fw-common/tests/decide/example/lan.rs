@@ -54,6 +54,9 @@ fn requests(f: &Family) -> Vec<Case> {
         to_station("an address that nobody knows", syn(f.remote, f.elsewhere, 444)).gives(CLOSED),
         to_station("an open port of one that nobody knows", syn(f.remote, f.elsewhere, 443)).gives(OPEN),
         to_station("the host's address, in its frame", syn(f.remote, f.ours, 444)).gives(CLOSED),
+        to_station("a MAC address that is on several parents", syn(f.remote, f.station, 444))
+            .with(|tables| tables.stations.values_mut().for_each(|station| station.parent = 0))
+            .gives(CLOSED),
         outside("all of the uplink is the container's", {
             syn(f.remote, f.elsewhere, 444).sent_to(Mac { bytes: [2, 8, 8, 8, 8, 8] })
         })
@@ -94,6 +97,17 @@ fn requests(f: &Family) -> Vec<Case> {
                 .gives(CLOSED),
             to_station("an open port of its link-local address", syn(address("fe80::9"), link, 443))
                 .gives(OPEN),
+            // RFC 4291 appendix A: the address that the kernel makes from the sender's MAC address.
+            outside("a neighbour, link-local", {
+                syn(address("fe80::42:ff:fe00:151"), link, 444).between(STATION, NEIGHBOUR)
+            })
+            .with(shared)
+            .gives(Verdict::pass(Reason::SameNetwork)),
+            outside("a neighbour's MAC under another link-local address", {
+                syn(address("fe80::9"), link, 444).between(STATION, NEIGHBOUR)
+            })
+            .with(shared)
+            .gives(CLOSED),
             to_station("a neighbour asks", ip(address("fe80::9"), link).neighbour(135, link))
                 .gives(Verdict::pass(Reason::Essential)),
             to_station("a redirect", ip(address("fe80::9"), link).icmp(137, 0, &[0; 36]).hop_limit(255))

@@ -5,6 +5,15 @@ use fw_common::tables::{OutKey, PortKey};
 use super::*;
 use crate::docker::Swarm;
 
+/// What nodes need of each other: protocol and port.
+const RULES: [(&str, u8, u16); 5] = [
+    ("swarm-vxlan", proto::UDP, 4790),
+    ("swarm-esp", 50, 0),
+    ("swarm-gossip", proto::TCP, 7946),
+    ("swarm-gossip", proto::UDP, 7946),
+    ("swarm-control", proto::TCP, 2377),
+];
+
 #[test]
 fn nodes_are_let_in_by_name_and_managers_are_asked_for_control() {
     let found = want("", &member(true), &State::default());
@@ -12,13 +21,7 @@ fn nodes_are_let_in_by_name_and_managers_are_asked_for_control() {
         state.tables.ports.get(&PortKey::new(Address::ANY_V4, proto, port)).copied()
     };
     let nodes = bit(&found, "swarm nodes");
-    for (rule, proto, port) in [
-        ("swarm-vxlan", proto::UDP, 4790),
-        ("swarm-esp", 50, 0),
-        ("swarm-gossip", proto::TCP, 7946),
-        ("swarm-gossip", proto::UDP, 7946),
-        ("swarm-control", proto::TCP, 2377),
-    ] {
+    for (rule, proto, port) in RULES {
         let port = of(&found.state, proto, port).unwrap_or_else(|| panic!("{rule}"));
         assert_eq!(
             (port.sources, port.zones, port.rule),
@@ -52,13 +55,7 @@ fn outbound_rules_are_joined_by_the_swarm_s_and_never_begun_by_them() {
     assert_eq!((open.settings.outbound, open.outbound.len()), (0, 0), "the host may open everything");
     let found = want(DNS, &member(false), &State::default());
     let outbound = &found.state.tables.outbound;
-    for (rule, proto, port) in [
-        ("swarm-vxlan", proto::UDP, 4790),
-        ("swarm-esp", 50, 0),
-        ("swarm-gossip", proto::TCP, 7946),
-        ("swarm-gossip", proto::UDP, 7946),
-        ("swarm-control", proto::TCP, 2377),
-    ] {
+    for (rule, proto, port) in RULES {
         let stands = outbound.get(&OutKey::new(proto, port, 0)).unwrap_or_else(|| panic!("{rule}"));
         let of_nodes = (sources::ZONES, bit(&found, "swarm nodes"), id(&found, rule));
         assert_eq!((stands.destinations, stands.zones, stands.rule), of_nodes, "{rule}: a worker asks, too");
