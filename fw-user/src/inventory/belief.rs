@@ -387,7 +387,7 @@ mod tests {
             nodes: BTreeSet::new(),
             data_port: 7789,
             control_ports: BTreeSet::from([4377]),
-            ingress: BTreeSet::new(),
+            ingress: BTreeSet::from([Exposed { protocol: Transport::Tcp, port: 8090 }]),
             complete: true,
         };
         world.before.swarm = Membership::Member(known.clone());
@@ -395,9 +395,17 @@ mod tests {
             let swarm = Membership::Member(said.clone());
             world.believe(DockerSnapshot { swarm, ..world.before.clone() }).0.swarm
         };
-        let told = Swarm { data_port: 4789, control_ports: BTreeSet::new(), ..known.clone() };
+        let told = Swarm {
+            data_port: 4789,
+            control_ports: BTreeSet::new(),
+            ingress: BTreeSet::new(),
+            ..known.clone()
+        };
         let starting = Swarm { complete: false, ..told.clone() };
-        assert_eq!(believes(&starting), Membership::Member(Swarm { complete: false, ..known }));
+        assert_eq!(believes(&starting), Membership::Member(Swarm { complete: false, ..known.clone() }));
+        let another = Swarm { data_port: 7790, ..starting };
+        let kept = Swarm { complete: false, data_port: 7790, ..known };
+        assert_eq!(believes(&another), Membership::Member(kept), "what is told counts");
         assert_eq!(believes(&told), Membership::Member(told), "a word is a word");
     }
 

@@ -346,3 +346,9 @@ fn what_is_reached_at_a_container_s_own_address_has_entries_of_its_own() {
         assert_eq!(at(ping("172.18.0.4")), None);
     }
 }
+
+#[test]
+fn the_kernel_is_told_who_owns_nat() {
+    let owned = |text| want(text, &world(), &State::default()).state.tables.settings.nat_owned;
+    assert_eq!([owned(""), owned("[nat]\nowner = \"fw\"")], [0, 1]);
+}
