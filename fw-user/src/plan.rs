@@ -102,7 +102,7 @@ pub enum Step {
     Source(Prefix, Option<Zones>),
     /// An address of a container.
     Endpoint(Address, Option<Endpoint>),
-    /// A container on an uplink.
+    /// Who shares an uplink with the host.
     Station(Mac, Option<Station>),
     /// Whether one network reaches another.
     Reach(ReachKey, Option<()>),

@@ -147,7 +147,7 @@ fn a_host_without_docker_is_left_untouched() {
     in_own_host(|| {
         let before = snapshot();
         let iptables = Iptables::find().expect("iptables is installed");
-        let outcome = iptables.apply(&desired(&["eth0"], true)).expect("nothing to do");
+        let outcome = iptables.apply(&desired(&["eth0"], true), None).expect("nothing to do");
         assert!(!outcome.changed && outcome.places.is_empty());
         let status = iptables.status(&desired(&["eth0"], true)).expect("tables can be read");
         assert!(status.places.is_empty() && status.unreadable.is_empty(), "{status:?}");
@@ -163,7 +163,8 @@ fn docker_20_in_either_flavour_there_and_back() {
             load("iptables", name, DOCKER_20);
             let before = snapshot();
             let iptables = Iptables::find().expect("iptables is installed");
-            let outcome = iptables.apply(&desired(&["wg0", "eth0"], false)).expect("the rules are taken");
+            let outcome =
+                iptables.apply(&desired(&["wg0", "eth0"], false), None).expect("the rules are taken");
             assert!(outcome.changed);
             assert_eq!(places(&outcome), [Place { family: Family::V4, flavour }]);
             let rules = user_chain(&format!("iptables-{name}"));
@@ -178,7 +179,7 @@ fn docker_20_in_either_flavour_there_and_back() {
                     "-j RETURN",
                 ]
             );
-            let again = iptables.apply(&desired(&["wg0", "eth0"], false)).expect("nothing to do");
+            let again = iptables.apply(&desired(&["wg0", "eth0"], false), None).expect("nothing to do");
             assert!(!again.changed && again.places.len() == 1 && again.places[0].edits.is_empty());
             assert!(iptables.remove().expect("the rules can be removed").changed);
             assert_eq!(snapshot(), before);
@@ -194,14 +195,14 @@ fn docker_28_in_both_families_there_and_back() {
             load("ip6tables", name, &DOCKER_28.replace("{address}", "2001:db8::2/128"));
             let before = snapshot();
             let iptables = Iptables::find().expect("iptables is installed");
-            let outcome = iptables.apply(&desired(&["eth0"], true)).expect("the rules are taken");
+            let outcome = iptables.apply(&desired(&["eth0"], true), None).expect("the rules are taken");
             assert_eq!(places(&outcome), [Family::V4, Family::V6].map(|family| Place { family, flavour }));
             for status in iptables.status(&desired(&["eth0"], true)).expect("tables can be read").places {
                 assert!(status.report.reached && status.report.missing.is_empty(), "{status:#?}");
                 let tables: Vec<_> = status.report.in_place.iter().map(|placed| placed.table).collect();
                 assert_eq!(tables, ["filter", "filter", "filter", "raw", "raw", "nat"]);
             }
-            assert!(iptables.apply(&desired(&["eth0"], false)).expect("the rules are taken").changed);
+            assert!(iptables.apply(&desired(&["eth0"], false), None).expect("the rules are taken").changed);
             assert!(iptables.remove().expect("the rules can be removed").changed);
             assert_eq!(snapshot(), before);
         });
@@ -215,7 +216,7 @@ fn both_flavours_at_once_get_the_rules_in_both() {
         load("iptables", "legacy", DOCKER_20);
         let before = snapshot();
         let iptables = Iptables::find().expect("iptables is installed");
-        let outcome = iptables.apply(&desired(&[], false)).expect("the rules are taken");
+        let outcome = iptables.apply(&desired(&[], false), None).expect("the rules are taken");
         assert_eq!(outcome.places.len(), 2, "packets pass through both");
         assert!(iptables.remove().expect("the rules can be removed").changed);
         assert_eq!(snapshot(), before);
@@ -228,12 +229,13 @@ fn later_foreign_rules_move_in_front_and_ours_keep_their_counters() {
         in_own_host(move || {
             load("iptables", name, DOCKER_20);
             let iptables = Iptables::find().expect("iptables is installed");
-            let _ = iptables.apply(&desired(&["eth0"], false)).expect("the rules are taken");
+            let _ = iptables.apply(&desired(&["eth0"], false), None).expect("the rules are taken");
             let tool = format!("iptables-{name}");
             let accepted = "*filter\n-D DOCKER-USER 3\n[7:420] -I DOCKER-USER 3 -m comment --comment fw \
                 -m mark --mark 0x1000000/0x3000000 -j ACCEPT\nCOMMIT\n";
             output(&format!("{tool}-restore"), &["--noflush", "--counters"], accepted);
-            let outcome = iptables.apply(&desired(&["eth0", "wg0"], false)).expect("the rules are taken");
+            let outcome =
+                iptables.apply(&desired(&["eth0", "wg0"], false), None).expect("the rules are taken");
             assert_eq!(outcome.places[0].edits.len(), 1);
             assert!(matches!(outcome.places[0].edits[0].how, How::Insert(6)), "{outcome:?}");
             let status = iptables.status(&desired(&["eth0", "wg0"], false)).expect("tables can be read");
@@ -241,7 +243,9 @@ fn later_foreign_rules_move_in_front_and_ours_keep_their_counters() {
             assert_eq!((first.packets, first.bytes), (7, 420));
             assert_eq!(status.places[0].report.foreign.len(), 2);
             output(&tool, &["-w", "-I", "DOCKER-USER", "5", "-s", "192.0.2.67", "-j", "DROP"], "");
-            assert!(iptables.apply(&desired(&["eth0", "wg0"], false)).expect("the rules are taken").changed);
+            assert!(
+                iptables.apply(&desired(&["eth0", "wg0"], false), None).expect("the rules are taken").changed
+            );
             let rules = user_chain(&tool);
             assert_eq!(rules[2], "-s 192.0.2.67/32 -j DROP", "{rules:#?}");
             assert!(rules[3..7].iter().all(|rule| rule.contains("--comment fw")), "{rules:#?}");
@@ -260,11 +264,11 @@ fn a_held_lock_is_a_clear_error() {
         let lock = lock.expect("nobody else uses this /run");
         let iptables =
             Iptables::find().expect("iptables is installed").with_lock_wait(Duration::from_secs(1));
-        let error = iptables.apply(&desired(&[], false)).expect_err("the lock is held");
+        let error = iptables.apply(&desired(&[], false), None).expect_err("the lock is held");
         assert!(matches!(error, HandoverError::Locked { seconds: 1, .. }), "{error}");
         drop(lock);
         assert_eq!(snapshot(), before);
-        assert!(iptables.apply(&desired(&[], false)).expect("the lock is free").changed);
+        assert!(iptables.apply(&desired(&[], false), None).expect("the lock is free").changed);
     });
 }
 
@@ -278,13 +282,13 @@ fn a_table_that_only_nft_can_show_is_named() {
         load("iptables", "nft", DOCKER_20);
         output("nft", &["-f", "-"], "add rule ip filter FORWARD ct state vmap { established : accept }\n");
         let iptables = Iptables::find().expect("iptables is installed");
-        let outcome = iptables.apply(&desired(&[], false)).expect("what cannot be seen is no failure");
+        let outcome = iptables.apply(&desired(&[], false), None).expect("what cannot be seen is no failure");
         assert!(!outcome.changed && outcome.unreadable.len() == 1, "{outcome:?}");
         let warning = outcome.unreadable[0].to_string();
         assert!(warning.starts_with("cannot read table filter of iptables-nft"), "{warning}");
         // With Docker's rules found in the other flavour that table is somebody else's affair.
         load("iptables", "legacy", DOCKER_20);
-        let outcome = iptables.apply(&desired(&[], false)).expect("the rules are taken");
+        let outcome = iptables.apply(&desired(&[], false), None).expect("the rules are taken");
         assert!(outcome.changed && outcome.unreadable.is_empty(), "{outcome:?}");
     });
 }
@@ -322,7 +326,7 @@ fn rules_that_do_not_stay_are_taken_back_and_reported() {
     fs::write(dir.path().join("state"), DOCKER_20).expect("a file can be written");
     pretend(dir.path(), "iptables", "cat state", "cat >> input");
     let iptables = Iptables::find_in(&[dir.path().to_owned()]).expect("there is one flavour");
-    let error = iptables.apply(&desired(&[], false)).expect_err("the rules do not stay");
+    let error = iptables.apply(&desired(&[], false), None).expect_err("the rules do not stay");
     assert!(matches!(error, HandoverError::Restless { attempts: 3, .. }), "{error}");
     let input = fs::read_to_string(dir.path().join("input")).expect("something was written");
     assert_eq!(input.matches("-I DOCKER-USER").count(), input.matches("-D DOCKER-USER").count(), "{input}");
@@ -335,7 +339,7 @@ fn a_failure_in_one_family_does_not_stop_the_other() {
     pretend(dir.path(), "iptables", "cat state", "echo 'boom: no memory' >&2; exit 1");
     pretend(dir.path(), "ip6tables", "cat state6 2> /dev/null || cat state", "cat > input6; echo > state6");
     let iptables = Iptables::find_in(&[dir.path().to_owned()]).expect("there is one flavour");
-    let error = iptables.apply(&desired(&[], false)).expect_err("IPv4 fails");
+    let error = iptables.apply(&desired(&[], false), None).expect_err("IPv4 fails");
     assert!(error.to_string().ends_with("iptables-nft-restore failed: boom: no memory"), "{error}");
     assert!(dir.path().join("input6").exists(), "IPv6 was not done");
 }
@@ -356,7 +360,7 @@ fn plain_programs_are_asked_for_their_flavour() {
         }
         load("iptables", "legacy", DOCKER_20);
         let iptables = Iptables::find_in(&[dir.path().to_owned()]).expect("plain iptables is there");
-        let outcome = iptables.apply(&desired(&[], false)).expect("the rules are taken");
+        let outcome = iptables.apply(&desired(&[], false), None).expect("the rules are taken");
         assert_eq!(places(&outcome), [Place { family: Family::V4, flavour: Flavour::Legacy }]);
     });
 }
@@ -413,8 +417,8 @@ fn a_real_docker_gets_its_tables_back() {
         let before = snapshot();
         assert!(before.contains("-A FORWARD -j DOCKER-USER"), "{before}");
         let iptables = Iptables::find().expect("iptables is installed");
-        assert!(iptables.apply(&desired(&["eth0"], true)).expect("the rules are taken").changed);
-        assert!(!iptables.apply(&desired(&["eth0"], true)).expect("nothing to do").changed);
+        assert!(iptables.apply(&desired(&["eth0"], true), None).expect("the rules are taken").changed);
+        assert!(!iptables.apply(&desired(&["eth0"], true), None).expect("nothing to do").changed);
         assert!(iptables.remove().expect("the rules can be removed").changed);
         assert_eq!(snapshot(), before);
     });
@@ -475,21 +479,21 @@ fn own_chains_read_back_as_written_in_both_flavours() {
             let before = chains_and_rules();
             let iptables = Iptables::find().expect("iptables is installed");
             let (desired, nat) = (desired(&["eth0"], true), own_nat());
-            let first = iptables.apply_all(&desired, &nat).expect("written and read back");
+            let first = iptables.apply(&desired, Some(&nat)).expect("written and read back");
             assert!(first.changed && first.refused.is_empty(), "{first:?}");
             assert!(first.places.iter().all(|change| change.place.flavour == flavour), "{first:?}");
             let own = iptables.status(&desired).expect("tables can be read").own;
             assert_eq!(own.len(), 2, "both families, one flavour: {own:?}");
-            let again = iptables.apply_all(&desired, &nat).expect("nothing to do");
+            let again = iptables.apply(&desired, Some(&nat)).expect("nothing to do");
             assert!(!again.changed, "{again:#?}");
             // A rule of somebody else in the other flavour moves nothing.
             let other = FLAVOURS.iter().find(|(other, _)| *other != flavour).expect("there are two").1;
             load("iptables", other, "*filter\n-A INPUT -i lo -j ACCEPT\nCOMMIT\n");
-            let again = iptables.apply_all(&desired, &nat).expect("nothing to do");
+            let again = iptables.apply(&desired, Some(&nat)).expect("nothing to do");
             assert!(!again.changed, "{again:#?}");
             load("iptables", other, "*filter\n-D INPUT -i lo -j ACCEPT\nCOMMIT\n");
             // The owner changes: only translations are left.
-            let less = iptables.apply_all(&desired, &Nat { owns: false, ..nat }).expect("rewritten");
+            let less = iptables.apply(&desired, Some(&Nat { owns: false, ..nat })).expect("rewritten");
             assert!(less.changed && !chains_and_rules().contains("FW-FORWARD"), "{}", chains_and_rules());
             assert!(iptables.remove().expect("all can be removed").changed);
             assert_eq!(chains_and_rules(), before);

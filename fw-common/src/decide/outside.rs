@@ -505,8 +505,8 @@ pub(super) fn going_out<T: Tables, B: Bytes + ?Sized>(
     verdict
 }
 
-/// Records the flow of a packet that leaves by an uplink whose addresses are this device's; `station` says that a container which shares the uplink sent it. Out of
-/// line for a stack frame of its own.
+/// Records the flow of a packet that leaves by an uplink whose addresses are this device's; `station` says that a container
+/// which shares the uplink sent it. Out of line for a stack frame of its own.
 #[inline(never)]
 fn record<T: Tables>(arrival: &Arrival, device: u32, tables: &T, packet: &Packet, station: bool) {
     let key = FlowKey::outward(packet);

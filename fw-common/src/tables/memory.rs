@@ -69,7 +69,7 @@ pub struct Memory {
     pub sources: Shared<BTreeMap<Prefix, Zones>>,
     /// Containers by address.
     pub endpoints: BTreeMap<Address, Endpoint>,
-    /// Containers on uplinks by MAC address.
+    /// Who shares an uplink with the host, by MAC address.
     pub stations: BTreeMap<Mac, Station>,
     /// Networks that others may open connections to.
     pub reach: BTreeSet<ReachKey>,

@@ -322,7 +322,7 @@ fn containers(state: &State, names: Names<'_>, inventory: &Inventory) -> Vec<Row
         let labels: Vec<String> = place
             .into_iter()
             .flat_map(|place| &place.labels)
-            .filter(|(name, _)| name.starts_with("fw."))
+            .filter(|(name, _)| name.starts_with(crate::policy::label::PREFIX))
             .map(|(name, value)| format!("{name}={value}"))
             .collect();
         if labels.is_empty() && port.terms == network.terms && port.apart == 0 {

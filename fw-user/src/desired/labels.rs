@@ -65,7 +65,7 @@ impl Labelled {
     pub fn new(policy: &Policy, inventory: &Inventory) -> Self {
         let mut labelled = Self::default();
         for (index, endpoint) in inventory.endpoints.iter().enumerate() {
-            if endpoint.labels.keys().any(|name| name.starts_with("fw.")) {
+            if endpoint.labels.keys().any(|name| name.starts_with(label::PREFIX)) {
                 labelled.endpoint(policy, inventory, index, endpoint);
             }
         }

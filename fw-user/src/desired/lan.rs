@@ -16,12 +16,11 @@ pub(super) fn stations(policy: &Policy, inventory: &Inventory, desired: &mut Des
         let Some(parent) = network.parent else { continue };
         let interfaces = desired.state.tables.interfaces.values_mut();
         let uplinks = interfaces.filter(|it| it.role == role::UPLINK && it.l3_device == parent);
+        // The kernel gives the device away when a container starts, not when the network is made.
+        let whole = network.passthru && inventory.stations.iter().any(|station| station.network == number);
+        let how = if whole { shared::WHOLE } else { shared::BY_ADDRESS };
         let mut judged = false;
         for uplink in uplinks {
-            // The kernel gives the device away when a container starts, not when the network is made.
-            let whole =
-                network.passthru && inventory.stations.iter().any(|station| station.network == number);
-            let how = if whole { shared::WHOLE } else { shared::BY_ADDRESS };
             uplink.shared = uplink.shared.max(how);
             judged = true;
         }

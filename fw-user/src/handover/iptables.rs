@@ -171,28 +171,19 @@ impl Iptables {
         self
     }
 
-    /// Brings every rule set with Docker's rules to `desired` and reads it back; touches nothing that is right.
-    /// If one rule set fails the others are still done.
-    pub fn apply(&self, desired: &Desired) -> Result<Outcome, HandoverError> {
-        self.bring(desired, None)
-    }
-
-    /// As [`Iptables::apply`], with the chains of our own.
+    /// Brings every rule set with Docker's rules to `desired`, and with `nat` the chains of our own to that, and reads
+    /// back; touches nothing that is right. If one rule set fails the others are still done.
     ///
-    /// Each family has those in one flavour. Where Docker writes rules too, both would translate: there they hold what
-    /// Docker has no part in, its own rules stay handed over, and the place is named in [`Outcome::refused`].
-    pub fn apply_all(&self, desired: &Desired, nat: &Nat) -> Result<Outcome, HandoverError> {
-        self.bring(desired, Some(nat))
-    }
-
-    fn bring(&self, desired: &Desired, nat: Option<&Nat>) -> Result<Outcome, HandoverError> {
+    /// Each family has our own chains in one flavour. Where Docker writes rules too, both would translate: there they
+    /// hold what Docker has no part in, its own rules stay handed over, and the place is named in [`Outcome::refused`].
+    pub fn apply(&self, desired: &Desired, nat: Option<&Nat>) -> Result<Outcome, HandoverError> {
         let (own, read) = self.own(nat)?;
         let mut outcome = self.write(read, |place, save, text| own.edits(desired, place, save, text))?;
         outcome.refused = own.refused;
         Ok(outcome)
     }
 
-    /// What [`Iptables::apply`], or with `nat` [`Iptables::apply_all`], would change.
+    /// What [`Iptables::apply`] would change.
     pub fn plan(&self, desired: &Desired, nat: Option<&Nat>) -> Result<Vec<RuleChange>, HandoverError> {
         let (own, mut read) = self.own(nat)?;
         let mut changes = Vec::new();

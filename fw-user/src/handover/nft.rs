@@ -162,8 +162,8 @@ impl Nft {
         Ok(Standing { wanted: wanted.clone(), text })
     }
 
-    /// What [`Nft::apply`] would change; its error, if the kernel does not take the table. A table counts as the wanted one if the words of its rule are those, in whatever
-    /// order and form nft prints them.
+    /// What [`Nft::apply`] would change; its error, if the kernel does not take the table. A table counts as the wanted
+    /// one if the words of its rule are those, in whatever order and form nft prints them.
     pub fn plan(&self, wanted: &Backstop) -> Result<Option<RuleChange>, HandoverError> {
         let found = self.read(wanted.table)?;
         let change = match (found, &wanted.chain) {

@@ -72,7 +72,7 @@ pub(super) fn stations(networks: &[LanNetwork], containers: &[DockerContainer]) 
                 container_id: container.id.clone(),
                 network,
                 mac: place.mac.filter(|_| networks[network].driver == "macvlan"),
-                labelled: container.labels.keys().any(|name| name.starts_with("fw.")),
+                labelled: container.labels.keys().any(|name| name.starts_with(crate::policy::label::PREFIX)),
                 addresses: place.addresses.clone(),
             });
         }

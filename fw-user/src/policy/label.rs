@@ -8,7 +8,7 @@ use super::words::Word;
 use super::{HostAccess, Origin, Policy, SetName, prefix};
 
 /// What all labels of fw begin with.
-const PREFIX: &str = "fw.";
+pub(crate) const PREFIX: &str = "fw.";
 
 /// A label of fw on a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

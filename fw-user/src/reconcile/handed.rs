@@ -51,10 +51,7 @@ impl Handed {
     }
 
     fn apply(&self) -> Result<Applied, HandoverError> {
-        let mut outcome = match &self.nat {
-            None => self.iptables.apply(&self.rules)?,
-            Some(nat) => self.iptables.apply_all(&self.rules, nat)?,
-        };
+        let mut outcome = self.iptables.apply(&self.rules, self.nat.as_ref())?;
         let unknown = look_further(&mut outcome.nat, nat::by_nft).err();
         Ok(Applied { outcome, by_nft: self.by_nft, unknown })
     }

@@ -124,7 +124,7 @@ fn nft(lab: &Lab, text: &str) -> Result<()> {
 }
 
 /// Name of the bridge of a network, and its subnet.
-fn network(number: usize) -> (String, String) {
+pub(super) fn network(number: usize) -> (String, String) {
     if number == 0 {
         return (BRIDGE.to_owned(), "10.100.0.0/24".to_owned());
     }

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use anyhow::{Context as _, Result, ensure};
 use nix::net::if_::if_nametoindex;
 
+use super::peers;
 use super::sample::{alone, spent};
 use super::traffic::{Client, Generator, Sink};
 use crate::lab::frame::Mac;
@@ -56,7 +57,7 @@ impl Path {
 
 /// A host with a container, the generators that send through it and the sinks where it ends.
 pub(super) struct Street {
-    pub(super) lab: Lab,
+    lab: Lab,
     uplink: u32,
     port: u32,
     established: Generator,
@@ -100,11 +101,10 @@ impl Street {
             Generator::new(ends, (CLIENTS, 0), (HOST, port), Client::Source, flows)
         };
         let answer = ((*address, CONTAINER_PORT), (CLIENTS, 0));
-        let (uplink, port, queues) = host.within(|| {
-            let [uplink, port] = ["eth0", port.as_str()].map(if_nametoindex);
-            let (uplink, port) = (uplink?, port?);
-            anyhow::Ok((uplink, port, [queues(uplink)?, queues(port)?]))
-        })??;
+        // Has them register their queues for XDP, which a veth does when a program is attached in its driver.
+        let queues = [host.attach_xdp("eth0")?, host.attach_xdp(port)?];
+        let [uplink, port] = host.within(|| ["eth0", port.as_str()].map(if_nametoindex))?;
+        let (uplink, port) = (uplink?, port?);
         Ok(Self {
             uplink,
             port,
@@ -194,7 +194,7 @@ pub(super) fn plain() -> Result<(Lab, Container)> {
 pub(super) fn docker(options: Options, networks: usize, ports: u16) -> Result<(Lab, Container)> {
     let lab = Lab::start(options)?;
     for number in 0..networks {
-        let subnet = format!("10.{}.{}.0/24", 100 + number / 256, number % 256);
+        let (_, subnet) = peers::network(number);
         lab.network(&format!("n{number}"), &["--subnet", &subnet])?;
     }
     let address = CONTAINER.to_string();
@@ -220,15 +220,6 @@ pub(super) fn docker(options: Options, networks: usize, ports: u16) -> Result<(L
         bridge: "br-n0".to_owned(),
     };
     Ok((lab, container))
-}
-
-/// Has a device register its queues for XDP, which a veth does when a program is attached in its driver.
-fn queues(ifindex: u32) -> Result<OwnedFd> {
-    use crate::lab::bpf::code::{Do, EXIT, with};
-    use crate::lab::bpf::{Kind, Point, Program, Register};
-    // XDP_PASS.
-    let program = Program::load(Kind::Xdp, &[with(Do::Move, Register::R0, 2), EXIT])?;
-    program.attach(ifindex, Point::Xdp).context("cannot attach XDP to a veth")
 }
 
 /// The container's address and its bridge where there is no Docker.

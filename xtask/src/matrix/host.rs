@@ -76,7 +76,7 @@ impl Host {
                         row
                     }
                 })
-                .map(Row::accepting)
+                .map(rows::accepting)
                 .collect(),
         }
     }

@@ -48,11 +48,6 @@ impl Row {
         }
     }
 
-    /// With others that want FORWARD policy ACCEPT.
-    pub(super) const fn accepting(self) -> Self {
-        Self { when: When::ForwardAccept, ..self }
-    }
-
     /// Whether it leads to a container of an internal IPv6 network, which has no route for its answer since 25.0.
     pub(super) fn is_unroutable(&self) -> bool {
         matches!(self.id, "D31b" | "D31d")
@@ -230,7 +225,8 @@ pub(super) const fn left_closed(id: &'static str, what: &'static str, twin: &'st
     Row { counter: None, ..closed(id, what, twin, DIRECT, act) }
 }
 
-const fn accepting(row: Row) -> Row {
+/// With others that want FORWARD policy ACCEPT.
+pub(super) const fn accepting(row: Row) -> Row {
     Row { when: When::ForwardAccept, ..row }
 }
 
