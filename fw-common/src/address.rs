@@ -154,6 +154,19 @@ impl Address {
         self.is_link_local_v6() && high == 0xff && low == 0xfe && !self.is_made_from_other(mac)
     }
 
+    /// Its halves as they lie in memory, for sums in which the order of bytes does not matter.
+    #[inline(always)]
+    pub(crate) fn halves(&self) -> [u64; 2] {
+        bytemuck::cast(*self)
+    }
+
+    /// The IPv4 address as it lies in memory.
+    #[inline(always)]
+    pub(crate) fn v4_word(&self) -> u32 {
+        let words: [u32; 4] = bytemuck::cast(*self);
+        words[3]
+    }
+
     #[inline(always)]
     fn words(&self) -> [u64; 2] {
         let [high, low]: [[u8; 8]; 2] = bytemuck::cast(self.bytes);
@@ -210,6 +223,9 @@ pub struct Mac {
 }
 
 impl Mac {
+    /// No address.
+    pub const ZERO: Self = Self { bytes: [0; 6] };
+
     /// The addresses `01:80:c2:00:00:00` to `0f`, which a Linux bridge delivers on the port that received them
     /// instead of forwarding them (IEEE 802.1D table 7-10; `br_handle_frame`), so no hook on the bridge sees them.
     #[inline(always)]

@@ -71,6 +71,11 @@ pub mod owner {
 
 /// Numbers in [`Flow::container`] that are no container's.
 pub mod counted {
+    /// Beside a packet, in no flow: it took the [fast path](crate::fast), and the hook where it leaves has nothing to do
+    /// with it but to take this off again.
+    pub const CARRIED: u16 = 65_532;
+    /// Beside a packet, in no flow: it takes the long way, to renew its fast path.
+    pub const RENEWS: u16 = 65_531;
     /// Beside a packet, in no flow: what a port's hook has let go to this host, and marked so that the bridge's hook does
     /// not judge it after NAT; that hook takes the mark off again.
     pub const TO_HOST: u16 = 65_533;

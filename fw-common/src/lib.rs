@@ -13,6 +13,7 @@ extern crate std;
 pub mod address;
 pub mod decide;
 pub mod event;
+pub mod fast;
 pub mod flow;
 #[cfg(feature = "user")]
 mod pod;

@@ -1,6 +1,7 @@
 //! Markers that let aya move our plain data between user space and maps; each is bounded by `bytemuck::Pod`.
 
 use crate::address::{Address, Mac};
+use crate::fast::{FastKey, FastPath};
 use crate::flow::{Flow, FlowKey};
 use crate::tables::{
     Bucket, BucketKey, BudgetPlace, Count, Daemon, Datagram, DatagramKey, DenyRule, Endpoint, Interface,
@@ -37,6 +38,8 @@ plain_data!(
     Station,
     FlowKey,
     Flow,
+    FastKey,
+    FastPath,
     Count,
     Daemon,
     NameKey,

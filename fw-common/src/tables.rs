@@ -104,8 +104,10 @@ pub struct Settings {
     pub outbound: u8,
     /// 1 if fw writes NAT, so that no rule of Docker's says which networks meet where nothing is translated.
     pub nat_owned: u8,
+    /// 1 if connections that the stack carries may take the [fast path](crate::fast).
+    pub fast_path: u8,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
     /// How many entries of `flows` one container may have.
     pub flow_budget: u32,
 }
@@ -212,8 +214,10 @@ pub struct Interface {
     pub apart: u8,
     /// One of [`shared`].
     pub shared: u8,
-    /// Zero.
-    pub reserved: [u8; 2],
+    /// 1 if what is sent to this port comes in by another device in another network namespace (veth).
+    pub pair: u8,
+    /// 1 if a container of this bridge may not open every connection, so that answers to what comes in must be known.
+    pub records: u8,
 }
 
 /// Map `subnets`, key prefix: the network to which addresses belong.
@@ -686,6 +690,10 @@ pub mod capacity {
     pub const BUCKETS: usize = 65_536;
     /// `datagrams`.
     pub const DATAGRAMS: usize = 16_384;
+    /// `fast_paths`: two for each connection.
+    pub const FAST_PATHS: usize = 65_536;
+    /// `fast_candidates`, on each CPU; a power of two.
+    pub const FAST_CANDIDATES: u32 = 8_192;
     /// `rules`.
     pub const RULES: u32 = 4_096;
     /// `names`.

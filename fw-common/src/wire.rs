@@ -10,10 +10,12 @@ use crate::verdict::Reason;
 
 mod ethernet;
 mod ip;
+mod plain;
 mod transport;
 
 pub use ethernet::{Arp, Frame, open};
 pub use ip::parse;
+pub use plain::{Head, Plain, Rewritten};
 pub use transport::{icmp, inner_of_error, tcp};
 
 /// The bytes of one packet.
@@ -22,6 +24,8 @@ pub trait Bytes {
     fn length(&self) -> u32;
     /// Copies `into` from `offset`; false, leaving `into` undefined, if the packet ends before.
     fn read<T: Pod>(&self, offset: u32, into: &mut T) -> bool;
+    /// Copies the first bytes, as many as there are and fit; how many.
+    fn head(&self, into: &mut Head) -> u32;
 }
 
 /// What the kernel knows of a packet besides its bytes.
@@ -241,5 +245,11 @@ impl Bytes for [u8] {
             into.copy_from_slice(bytes);
         }
         found.is_some()
+    }
+
+    fn head(&self, into: &mut Head) -> u32 {
+        let length = self.len().min(into.bytes.len());
+        into.bytes[..length].copy_from_slice(&self[..length]);
+        length as u32
     }
 }

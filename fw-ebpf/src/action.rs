@@ -3,10 +3,12 @@
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use fw_common::decide::{Workspace, marked};
 use fw_common::event::{EVENTS_PER_SECOND, Event};
+use fw_common::flow::counted;
 use fw_common::tables::counter_index;
 use fw_common::wire::Arrival;
 use fw_common::{Action, Hook, Reason, Tables, Verdict, decide};
 
+use crate::fast;
 use crate::maps::{self, COUNTERS, Desk, EVENT_BUDGET, EVENTS, Maps, RULES, now};
 use crate::packet::Context;
 
@@ -25,13 +27,39 @@ pub(crate) fn run<C: Context>(hook: Hook, context: &C) -> i32 {
     if early && observing {
         return C::ON;
     }
-    let Some(Desk { work, arrival }) = maps::desk() else {
+    let Some(desk) = maps::desk() else {
         return C::UNPREPARED;
     };
-    *arrival = context.arrival();
+    desk.arrival = context.arrival();
+    if matches!(hook, Hook::UplinkEgress) && desk.arrival.owner == counted::CARRIED {
+        context.set_owner(0);
+        return C::ON;
+    }
+    let comes_in = matches!(hook, Hook::UplinkIngress | Hook::PortIngress);
+    if comes_in {
+        desk.pending.present = 0;
+        if settings.fast_path != 0 && !observing {
+            let length = context.length();
+            let code = fast::carry(context, desk, hook);
+            if code != C::ON {
+                count(hook, desk.pending.reason, desk.pending.rule, length);
+                return code;
+            }
+        }
+    }
+    // Before the decision, which changes nothing in the packet: what is known here is one state to the verifier, not many.
+    match hook {
+        Hook::UplinkEgress if desk.pending.present != 0 => _ = fast::learn(context, desk),
+        Hook::BridgeEgress if desk.arrival.owner == counted::RENEWS => {
+            context.set_owner(0);
+            fast::renew(context, desk);
+        }
+        _ => {}
+    }
+    let Desk { work, arrival, pending, .. } = &mut *desk;
     let verdict = decide(hook, arrival, context, &maps, work);
     if !early || matches!(verdict.action, Action::Drop) {
-        count(hook, &verdict, context.length());
+        count(hook, verdict.reason as u8, verdict.rule, context.length());
     }
     // The bridge hook keeps what the port hook vouched for, but on the way to a socket; a packet leaving keeps what it
     // carries.
@@ -44,13 +72,15 @@ pub(crate) fn run<C: Context>(hook: Hook, context: &C) -> i32 {
         }
     }
     stamp(hook, context, &verdict, work, observing);
-    match verdict.action {
-        Action::Accept | Action::Pass => C::ON,
-        Action::Drop => {
-            report(hook, arrival, &verdict, &maps, work);
-            if observing { C::ON } else { C::DROP }
-        }
+    if verdict.action == Action::Drop {
+        report(hook, arrival, &verdict, &maps, work);
+        return if observing { C::ON } else { C::DROP };
     }
+    if comes_in && pending.present != 0 {
+        pending.note(&verdict, work.owner);
+        fast::judged(context, desk, hook);
+    }
+    C::ON
 }
 
 /// Writes the container's number beside the packet, where bridge, routing, NAT and fragmentation leave it alone, for
@@ -72,15 +102,15 @@ fn stamp<C: Context>(hook: Hook, context: &C, verdict: &Verdict, work: &Workspac
 }
 
 #[inline(always)]
-fn count(hook: Hook, verdict: &Verdict, length: u32) {
-    if verdict.reason == Reason::OtherHost {
+fn count(hook: Hook, reason: u8, rule: u32, length: u32) {
+    if reason == Reason::OtherHost as u8 {
         return;
     }
-    if let Some(count) = COUNTERS.get_ptr_mut(counter_index(hook, verdict.reason as u8)) {
+    if let Some(count) = COUNTERS.get_ptr_mut(counter_index(hook, reason)) {
         add(count, length);
     }
-    if verdict.rule != 0
-        && let Some(count) = RULES.get_ptr_mut(verdict.rule)
+    if rule != 0
+        && let Some(count) = RULES.get_ptr_mut(rule)
     {
         add(count, length);
     }

@@ -9,6 +9,7 @@
 )]
 
 mod action;
+mod fast;
 mod maps;
 mod packet;
 

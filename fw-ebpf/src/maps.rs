@@ -10,13 +10,14 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::macros::btf_map;
 use fw_common::decide::Workspace;
+use fw_common::fast::{FastKey, FastPath, Pending};
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::tables::{
     Bucket, BucketKey, BudgetPlace, Count, Daemon, Datagram, DatagramKey, DenyRule, Endpoint, Interface,
     Limit, LinkKey, LocalAddress, LocalKey, Name, NameKey, Network, OutKey, OutRule, Port, PortKey, Present,
     ReachKey, Route, Settings, Station, Subnet, Tables, Zones, capacity,
 };
-use fw_common::wire::Arrival;
+use fw_common::wire::{Arrival, Plain};
 use fw_common::{Address, Mac};
 
 use crate::packet::Context;
@@ -26,7 +27,7 @@ const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
 #[btf_map(name = "settings")]
 static SETTINGS: Array<Settings, 1> = Array::new();
 #[btf_map(name = "interfaces")]
-static INTERFACES: HashMap<u32, Interface, { capacity::INTERFACES }, SPARSE> = HashMap::new();
+pub(crate) static INTERFACES: HashMap<u32, Interface, { capacity::INTERFACES }, SPARSE> = HashMap::new();
 #[btf_map(name = "subnets")]
 static SUBNETS: LpmTrie<Address, Subnet, { capacity::SUBNETS }> = LpmTrie::new();
 #[btf_map(name = "networks")]
@@ -45,7 +46,7 @@ static SOURCE_HOSTS: HashMap<Address, Zones, { capacity::HOSTS }, SPARSE> = Hash
 #[btf_map(name = "sources")]
 static SOURCES: LpmTrie<Address, Zones, { capacity::PREFIXES }> = LpmTrie::new();
 #[btf_map(name = "endpoints")]
-static ENDPOINTS: HashMap<Address, Endpoint, { capacity::ENDPOINTS }, SPARSE> = HashMap::new();
+pub(crate) static ENDPOINTS: HashMap<Address, Endpoint, { capacity::ENDPOINTS }, SPARSE> = HashMap::new();
 #[btf_map(name = "stations")]
 static STATIONS: HashMap<Mac, Station, { capacity::STATIONS }, SPARSE> = HashMap::new();
 #[btf_map(name = "flows")]
@@ -80,6 +81,14 @@ pub(crate) static EVENT_BUDGET: PerCpuArray<Budget, 1> = PerCpuArray::new();
 // Typed `()`: aya-ebpf 0.2.1 declares value_size 0 beside the type, which libbpf refuses for any other.
 pub(crate) static EVENTS: RingBuf<(), { capacity::EVENTS }> = RingBuf::new();
 
+#[btf_map(name = "generation")]
+pub(crate) static GENERATION: Array<u32, 1> = Array::new();
+#[btf_map(name = "fast_paths")]
+pub(crate) static FAST_PATHS: LruHashMap<FastKey, FastPath, { capacity::FAST_PATHS }> = LruHashMap::new();
+#[btf_map(name = "fast_candidates")]
+pub(crate) static FAST_CANDIDATES: PerCpuArray<Candidate, { capacity::FAST_CANDIDATES as usize }> =
+    PerCpuArray::new();
+
 #[btf_map(name = "workspace")]
 static WORKSPACE: PerCpuArray<Desk, 1> = PerCpuArray::new();
 
@@ -88,6 +97,10 @@ static WORKSPACE: PerCpuArray<Desk, 1> = PerCpuArray::new();
 pub(crate) struct Desk {
     pub(crate) work: Workspace,
     pub(crate) arrival: Arrival,
+    pub(crate) leaving: Plain,
+    pub(crate) pending: Pending,
+    pub(crate) key: FastKey,
+    pub(crate) path: FastPath,
 }
 
 /// This CPU's desk. TC and XDP programs run with bottom halves disabled, so no two use it at once.
@@ -96,6 +109,15 @@ pub(crate) fn desk<'a>() -> Option<&'a mut Desk> {
     let room = WORKSPACE.get_ptr_mut(0)?;
     // SAFETY: the slot is this CPU's own, lives as long as the program, and is handed out once in a run.
     Some(unsafe { &mut *room })
+}
+
+/// A connection that may be worth a fast path if it lives on.
+#[repr(C)]
+pub(crate) struct Candidate {
+    /// Its tuple, mixed.
+    pub(crate) tuple: u64,
+    /// Nanosecond of the monotonic clock at which it was seen first.
+    pub(crate) since: u64,
 }
 
 /// Events that this CPU has written in this second.

@@ -18,7 +18,7 @@ use crate::handover::{Marks, Nat};
 use crate::inventory::{self, Inventory};
 use crate::plan::{HookPoint, State, Step};
 use crate::policy::{
-    Egress, Fallback, HostAccess, Mode, NatOwner, Policy, Spoofing, TableSizes, table_prefixes,
+    Egress, Fallback, FastPath, HostAccess, Mode, NatOwner, Policy, Spoofing, TableSizes, table_prefixes,
 };
 pub use labels::Labelled;
 pub use swarm::SwarmRules;
@@ -225,6 +225,7 @@ pub fn desired_with(
         source_prefixes: u8::from(tables.sources.keys().any(|prefix| prefix.bits < 128)),
         outbound: u8::from(!tables.outbound.is_empty()),
         nat_owned: u8::from(policy.nat.owner == NatOwner::Fw),
+        fast_path: u8::from(policy.uplink.fast_path == FastPath::On),
         flow_budget: policy.tables.flows_per_container,
         ..Settings::zeroed()
     };
@@ -390,6 +391,7 @@ fn managed(
             endpoint_known: u8::from(known.is_some()),
             mac: known.unwrap_or_default(),
             apart: u8::from(icc && labelled.is_apart(port.endpoint)),
+            pair: u8::from(port.is_pair),
             ..bridge
         };
         state.tables.interfaces.insert(port.ifindex, interface);
@@ -399,8 +401,10 @@ fn managed(
         }
         hook(state, port.ifindex, port_hooks(all_talk));
     }
-    if restricted {
-        // Answers to what comes in must be told from what a container begins.
+    let bridge = state.tables.interfaces.entry(id);
+    bridge.and_modify(|bridge| bridge.records = u8::from(restricted));
+    if restricted || policy.uplink.fast_path == FastPath::On {
+        // Answers to what comes in must be told from what a container begins; and the fast path asks what came this far.
         hook(state, id, &[Hook::BridgeEgress]);
     }
 }

@@ -96,6 +96,15 @@ pub struct Port {
     pub name: String,
     /// Who sits behind it, as an index into [`Inventory::endpoints`]; `None` if nobody is known to.
     pub endpoint: Option<usize>,
+    /// It is one end of a veth whose other end is in another network namespace.
+    pub is_pair: bool,
+}
+
+impl Port {
+    fn of(link: &Link) -> Self {
+        let is_pair = link.kind == LinkKind::Veth && link.abroad;
+        Self { ifindex: link.index, name: link.name.clone(), endpoint: None, is_pair }
+    }
 }
 
 /// A running container's place on a managed network.
@@ -273,8 +282,7 @@ fn addresses_on(index: u32, host: &HostSnapshot) -> Vec<IpAddr> {
 
 fn ports_of(bridge: u32, host: &HostSnapshot) -> Vec<Port> {
     let ports = host.links.iter().filter(|link| link.master == Some(bridge));
-    let mut ports: Vec<Port> =
-        ports.map(|link| Port { ifindex: link.index, name: link.name.clone(), endpoint: None }).collect();
+    let mut ports: Vec<Port> = ports.map(Port::of).collect();
     ports.sort_by_key(|port| port.ifindex);
     ports
 }

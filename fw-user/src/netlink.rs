@@ -66,6 +66,9 @@ pub struct Link {
     pub master: Option<u32>,
     /// Index of the device below (VLAN, macvlan) or at the other end (veth), in that device's namespace.
     pub parent: Option<u32>,
+    /// The device that `parent` names is in another network namespace.
+    #[serde(default)]
+    pub abroad: bool,
     /// Numbers of the XDP programs that run on it.
     #[serde(default)]
     pub xdp: Vec<u32>,
@@ -86,6 +89,7 @@ impl Link {
             up: true,
             master,
             parent: None,
+            abroad: false,
             xdp: Vec::new(),
         }
     }

@@ -197,6 +197,7 @@ pub fn plan(current: &State, desired: &State) -> Vec<Step> {
         source_prefixes: old.settings.source_prefixes | new.settings.source_prefixes,
         outbound: old.settings.outbound & new.settings.outbound,
         nat_owned: old.settings.nat_owned & new.settings.nat_owned,
+        fast_path: old.settings.fast_path & new.settings.fast_path,
         // An empty table has no settings of its own to keep; those of the desired one make it whole.
         ..if old.settings.abi == 0 { new.settings } else { old.settings }
     };
@@ -431,7 +432,8 @@ fn on_the_way(old: &Memory, new: &Memory) -> BTreeMap<u32, Interface> {
             }
             _ => (value.terms, value.apart),
         };
-        (*key, Interface { terms, apart, ..*value })
+        let records = value.records | old.interfaces.get(key).map_or(0, |known| known.records);
+        (*key, Interface { terms, apart, records, ..*value })
     };
     new.interfaces.iter().map(one).collect()
 }

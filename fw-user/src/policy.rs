@@ -15,8 +15,8 @@ pub use problem::{PolicyError, Problem};
 pub use summary::Summary;
 pub use tables::TableSizes;
 pub use words::{
-    Fallback, HostAccess, Labels, Mode, NatFrom, NatOwner, NatProto, Proto, Published, Spoofing, SwarmNodes,
-    Xdp,
+    Fallback, FastPath, HostAccess, Labels, Mode, NatFrom, NatOwner, NatProto, Proto, Published, Spoofing,
+    SwarmNodes, Xdp,
 };
 
 mod describe;
@@ -196,6 +196,8 @@ pub struct Uplink {
     pub xdp: Xdp,
     /// Whether a port that Docker publishes needs an allow rule.
     pub published: Published,
+    /// Whether connections that the stack carries go on without it.
+    pub fast_path: FastPath,
 }
 
 /// What is let in and out because Docker's own work needs it.

@@ -23,6 +23,7 @@ use crate::policy::Policy;
 mod backend;
 mod backstop;
 mod control;
+mod fast_path;
 mod foreseen;
 mod handed;
 mod nat;
@@ -368,7 +369,8 @@ impl Reconciler {
             self.due = self.datapath.superseded(&current);
         }
         let doubts = self.believe_docker(&host, &container_links, &current);
-        let wanted = self.wanted(&host, &container_links, &current)?;
+        let mut wanted = self.wanted(&host, &container_links, &current)?;
+        fast_path::prepare(&mut wanted);
         self.say(&wanted.warnings);
         let mut steps = plan(&current, &wanted.state);
         let due = self.due.take();

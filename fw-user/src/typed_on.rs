@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable as _};
 use fw_common::decide::Workspace;
 use fw_common::tables::memory::Memory;
 use fw_common::tables::{Interface, LocalKey, link_layer, role};
-use fw_common::wire::{Arrival, Audience, Bytes, VlanTag, ethertype, proto};
+use fw_common::wire::{Arrival, Audience, Bytes, Head, VlanTag, ethertype, proto};
 use fw_common::{Action, Address, Hook, Tables as _, decide};
 use serde::{Deserialize, Serialize};
 
@@ -152,6 +152,10 @@ impl Bytes for Frame<'_> {
         let begin = offset as usize;
         let found = self.0.get(begin..begin.saturating_add(size_of::<T>()));
         found.inspect(|found| bytemuck::bytes_of_mut(into).copy_from_slice(found)).is_some()
+    }
+
+    fn head(&self, into: &mut Head) -> u32 {
+        self.0.head(into)
     }
 }
 

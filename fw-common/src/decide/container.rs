@@ -11,9 +11,7 @@ use crate::tables::{
     Endpoint, Interface, LocalKey, Network, PortKey, ReachKey, Route, Tables, Terms, egress, role,
 };
 use crate::verdict::{Hook, Mark, Reason, Verdict};
-use crate::wire::{
-    Arp, Arrival, Audience, Bytes, Fragment, Frame, Packet, ethertype, icmp, open, parse, proto,
-};
+use crate::wire::{Arp, Arrival, Audience, Bytes, Fragment, Frame, Packet, ethertype, icmp, proto};
 
 /// Whoever sends: what is known of it.
 pub(super) struct Sender {
@@ -50,7 +48,7 @@ pub(super) fn at_port<T: Tables, B: Bytes + ?Sized>(
     work.owner = interface.owner;
     let known = interface.endpoint_known != 0;
     let sender = Sender { interface, network, port: arrival.ifindex, known };
-    let frame = match open(bytes, arrival, interface.link_layer) {
+    let frame = match work.open(arrival, bytes, interface.link_layer) {
         Ok(frame) => frame,
         Err(reason) => return Verdict::drop(reason),
     };
@@ -100,7 +98,7 @@ pub(super) fn at_bridge<T: Tables, B: Bytes + ?Sized>(
         return Verdict::drop(Reason::UnknownInterface);
     };
     let sender = Sender { interface, network, port: 0, known: false };
-    let frame = match open(bytes, arrival, interface.link_layer) {
+    let frame = match work.open(arrival, bytes, interface.link_layer) {
         Ok(frame) => frame,
         Err(reason) => return Verdict::drop(reason),
     };
@@ -135,7 +133,7 @@ fn packet<T: Tables, B: Bytes + ?Sized>(
     tables: &T,
     work: &mut Workspace,
 ) -> Verdict {
-    if let Err(reason) = parse(bytes, frame.ethertype, frame.network, &mut work.packet) {
+    if let Err(reason) = work.parse(frame, bytes) {
         return Verdict::drop(reason);
     }
     let packet = &work.packet;

@@ -12,7 +12,7 @@ use super::{Workspace, is_for, lan};
 use crate::address::Mac;
 use crate::tables::{Interface, Tables, link_layer};
 use crate::verdict::{Action, Hook, Reason, Verdict};
-use crate::wire::{Arrival, Audience, Bytes, parse, proto};
+use crate::wire::{Arrival, Audience, Bytes, proto};
 
 /// Left to the hook behind; never counted.
 const LATER: Verdict = Verdict::pass(Reason::NotOurs);
@@ -34,7 +34,7 @@ pub(super) fn coming_in<T: Tables, B: Bytes + ?Sized>(
     if interface.link_layer != link_layer::ETHERNET {
         return LATER;
     }
-    let Ok(frame) = ip_frame(&interface, arrival, bytes) else {
+    let Ok(frame) = ip_frame(&interface, arrival, bytes, work) else {
         return LATER;
     };
     let arrival = Arrival { audience: audience(frame.destination, &interface), ..*arrival };
@@ -42,7 +42,7 @@ pub(super) fn coming_in<T: Tables, B: Bytes + ?Sized>(
     if arrival.audience == Audience::Other && interface.bridge_port == 0 && !for_station {
         return LATER;
     }
-    if let Err(reason) = parse(bytes, frame.ethertype, frame.network, &mut work.packet) {
+    if let Err(reason) = work.parse(&frame, bytes) {
         return Verdict::drop(reason);
     }
     let packet = &work.packet;

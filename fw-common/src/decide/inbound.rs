@@ -8,7 +8,7 @@ use super::{Workspace, is_for};
 use crate::flow::{Flow, FlowKey, owner};
 use crate::tables::{LocalKey, Tables};
 use crate::verdict::{Hook, Mark, Reason, Verdict};
-use crate::wire::{Arrival, Bytes, Fragment, Packet, ethertype, icmp, inner_of_error, open, parse, proto};
+use crate::wire::{Arrival, Bytes, Fragment, Packet, ethertype, icmp, inner_of_error, proto};
 
 /// Decides a packet that goes down a managed bridge to its containers, after all NAT: nothing is dropped here, what
 /// asks for an answer is recorded.
@@ -21,17 +21,17 @@ pub(super) fn going_down<T: Tables, B: Bytes + ?Sized>(
 ) -> Verdict {
     let delivered = Verdict::pass(Reason::Delivered);
     let interface = match tables.interface(arrival.ifindex) {
-        Some(interface) if is_for(Hook::BridgeEgress, interface.role) => interface,
+        Some(interface) if is_for(Hook::BridgeEgress, interface.role) && interface.records != 0 => interface,
         _ => return delivered,
     };
-    let Ok(frame) = open(bytes, arrival, interface.link_layer) else { return delivered };
+    let Ok(frame) = work.open(arrival, bytes, interface.link_layer) else { return delivered };
     if frame.other_vlan {
         return Verdict::pass(Reason::OtherVlan);
     }
     if !matches!(frame.ethertype, ethertype::IPV4 | ethertype::IPV6) {
         return Verdict::pass(Reason::NotIp);
     }
-    if parse(bytes, frame.ethertype, frame.network, &mut work.packet).is_err() {
+    if work.parse(&frame, bytes).is_err() {
         return delivered;
     }
     let packet = &work.packet;

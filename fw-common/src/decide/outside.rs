@@ -14,7 +14,7 @@ use crate::flow::{Flow, FlowKey, counted, owner, state};
 use crate::tables::{Interface, LocalKey, PortKey, Route, Tables, role};
 use crate::verdict::{Action, Hook, Mark, Reason, Verdict};
 use crate::wire::{
-    Arrival, Audience, Bytes, Fragment, Frame, Packet, ethertype, icmp, inner_of_error, open, parse, proto,
+    Arrival, Audience, Bytes, Fragment, Frame, Packet, ethertype, icmp, inner_of_error, proto,
 };
 
 /// Decides a packet that arrives on an uplink, before any NAT.
@@ -34,7 +34,7 @@ pub(super) fn coming_in<T: Tables, B: Bytes + ?Sized>(
     if arrival.audience == Audience::Other && interface.bridge_port == 0 && !for_station {
         return Verdict::pass(Reason::OtherHost);
     }
-    match read_packet(&interface, arrival, bytes, &mut work.packet) {
+    match read_packet(&interface, arrival, bytes, work) {
         Ok(()) => {}
         Err(verdict) => return verdict,
     }
@@ -106,10 +106,10 @@ fn read_packet<B: Bytes + ?Sized>(
     interface: &Interface,
     arrival: &Arrival,
     bytes: &B,
-    packet: &mut Packet,
+    work: &mut Workspace,
 ) -> Result<(), Verdict> {
-    let frame = ip_frame(interface, arrival, bytes)?;
-    parse(bytes, frame.ethertype, frame.network, packet).map_err(Verdict::drop)
+    let frame = ip_frame(interface, arrival, bytes, work)?;
+    work.parse(&frame, bytes).map_err(Verdict::drop)
 }
 
 /// Whether nobody outside may have this source: it is the host's, or that of a container on this uplink.
@@ -125,8 +125,9 @@ pub(super) fn ip_frame<B: Bytes + ?Sized>(
     interface: &Interface,
     arrival: &Arrival,
     bytes: &B,
+    work: &mut Workspace,
 ) -> Result<Frame, Verdict> {
-    let frame = open(bytes, arrival, interface.link_layer).map_err(Verdict::drop)?;
+    let frame = work.open(arrival, bytes, interface.link_layer).map_err(Verdict::drop)?;
     // A bridge that filters VLANs untags its own and hands it to the host: at its ports every tag is looked through.
     if frame.other_vlan && interface.bridge_port == 0 {
         return Err(Verdict::pass(Reason::OtherVlan));
@@ -491,7 +492,7 @@ pub(super) fn going_out<T: Tables, B: Bytes + ?Sized>(
         _ => return sent,
     };
     let judged = arrival.ingress_ifindex == 0 && tables.settings().outbound != 0;
-    match read_packet(&interface, arrival, bytes, &mut work.packet) {
+    match read_packet(&interface, arrival, bytes, work) {
         Ok(()) => {}
         Err(verdict) if verdict.reason.is_drop() && !judged => return sent,
         Err(verdict) => return verdict,

@@ -28,6 +28,11 @@ pub struct Frame {
     pub network: u32,
 }
 
+impl Frame {
+    /// Offset of the network header in a frame without tags.
+    pub const UNTAGGED: u32 = size_of::<Header>() as u32;
+}
+
 /// Opens a frame, looking through its tags. The kernel strips those with VLAN ID 0 before IP sees the packet, so a
 /// hook that took them for "not IP" would be walked around (VU#855201).
 ///

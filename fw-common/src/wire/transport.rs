@@ -99,7 +99,7 @@ fn tcp<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Parsed<()> {
 
 /// The combinations that netfilter's conntrack takes for valid (`tcp_valid_flags`); PSH, ECE and CWR go with any.
 #[inline(always)]
-fn valid_flags(flags: u8) -> bool {
+pub(super) fn valid_flags(flags: u8) -> bool {
     use tcp::{ACK, FIN, RST, SYN, URG};
     const VALID: u64 = 1 << SYN
         | 1 << (SYN | URG)

@@ -5,7 +5,9 @@ use fw_common::decide::Workspace;
 use fw_common::flow::{FlowKey, owner};
 use fw_common::tables::memory::Memory;
 use fw_common::tables::{LocalKey, PortKey, ReachKey, link_layer, role};
-use fw_common::wire::{Arrival, Audience, Fragment, Packet, VlanTag, ethertype, open, parse, proto};
+use fw_common::wire::{
+    Arrival, Audience, Fragment, Packet, Plain, VlanTag, ethertype, open, parse, proto, tcp,
+};
 use fw_common::{Action, Address, Hook, Mark, Reason, Tables as _, Verdict, decide};
 use proptest::prelude::*;
 
@@ -351,6 +353,27 @@ proptest! {
             prop_assert!(from != to && (reaches || verdict.reason == Reason::Answer), "{packet:?}");
             let known = tables.endpoint(&packet.destination).is_some();
             prop_assert!(verdict.mark == Mark::None || known, "{packet:?}");
+        }
+    }
+
+    /// What is read at a glance is what parsing makes of it, and what takes the fast path is among it.
+    #[test]
+    fn a_glance_sees_what_parsing_sees(scene in scenes()) {
+        let mut work = Workspace::zeroed();
+        if work.glance(&scene.arrival, scene.frame.as_slice()) {
+            let frame = open(scene.frame.as_slice(), &scene.arrival, link_layer::ETHERNET);
+            let frame = frame.expect("a plain packet stands in a whole frame");
+            prop_assert_eq!((frame.destination, frame.source), (work.head.to(), work.head.from()));
+            prop_assert!(!frame.other_vlan);
+            let mut packet = Packet::zeroed();
+            prop_assert_eq!(parse(scene.frame.as_slice(), frame.ethertype, frame.network, &mut packet), Ok(()));
+            prop_assert_eq!(packet, work.packet);
+            let mut plain = Plain::zeroed();
+            if plain.read(&work.head, &packet, scene.arrival.ifindex) {
+                prop_assert!(packet.fragment() == Fragment::Whole && packet.source_port != 0);
+                prop_assert_eq!((plain.key.source, plain.key.destination), (packet.source, packet.destination));
+                prop_assert!(packet.protocol == proto::UDP || packet.tcp_flags & 0x37 == tcp::ACK);
+            }
         }
     }
 

@@ -343,7 +343,12 @@ fn host() -> Inventory {
         gateway_mode_v6: GatewayMode::Nat,
         trusted: vec![],
         masquerade: true,
-        ports: vec![inventory::Port { ifindex: port, name: format!("veth{port}"), endpoint: Some(endpoint) }],
+        ports: vec![inventory::Port {
+            ifindex: port,
+            name: format!("veth{port}"),
+            endpoint: Some(endpoint),
+            is_pair: true,
+        }],
     };
     let endpoint = |container: &str, network, address, port| inventory::Endpoint {
         container: container.into(),

@@ -24,7 +24,7 @@ use crate::connections::Records;
 use crate::plan::{Place, State, Step};
 
 /// Every map, by the name of its pin.
-pub const MAP_NAMES: [&str; 27] = [
+pub const MAP_NAMES: [&str; 29] = [
     "settings",
     "interfaces",
     "subnets",
@@ -52,6 +52,8 @@ pub const MAP_NAMES: [&str; 27] = [
     "rules",
     "event_budget",
     "events",
+    "generation",
+    "fast_paths",
 ];
 
 /// Flag of `bpf_map_update_elem`: only if there is no entry yet.
@@ -91,6 +93,7 @@ pub struct Maps {
     counters: PerCpuArray<MapData, Count>,
     rules: PerCpuArray<MapData, Count>,
     events: RingBuf<MapData>,
+    generation: Array<MapData, u32>,
 }
 
 pub(super) fn pinned(directory: &Path, name: &str) -> Result<Map, DatapathError> {
@@ -153,6 +156,7 @@ impl Maps {
             counters: typed(take("counters")?, "counters")?,
             rules: typed(take("rules")?, "rules")?,
             events: typed(take("events")?, "events")?,
+            generation: typed(take("generation")?, "generation")?,
         })
     }
 
@@ -274,7 +278,8 @@ impl Maps {
 
     /// Records a flow, whatever stands there.
     pub fn put_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), DatapathError> {
-        self.flows.insert(key, flow, 0).map_err(|source| failed("write map flows", source))
+        self.flows.insert(key, flow, 0).map_err(|source| failed("write map flows", source))?;
+        self.renew_generation()
     }
 
     /// Fills a token bucket or takes it away, for tests.
@@ -303,7 +308,8 @@ impl Maps {
 
     /// Records a flow that came in, whatever stands there.
     pub fn put_inbound_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), DatapathError> {
-        write(&mut self.inbound_flows, "inbound_flows", key, Some(flow))
+        write(&mut self.inbound_flows, "inbound_flows", key, Some(flow))?;
+        self.renew_generation()
     }
 
     /// Forgets a flow that came in, for tests.
@@ -366,7 +372,16 @@ impl Maps {
 
     /// Carries out writes, in this order. Steps that change a hook are not for maps and change none.
     pub fn apply_all(&mut self, steps: &[Step]) -> Result<(), DatapathError> {
-        steps.iter().try_for_each(|step| self.apply(step))
+        let applied = steps.iter().try_for_each(|step| self.write(step));
+        self.renew_generation().and(applied)
+    }
+
+    /// Says that the tables have changed: what the fast path knows of before holds no longer. After the change, or a
+    /// packet could be judged by the old tables and believe that it was by the new.
+    fn renew_generation(&mut self) -> Result<(), DatapathError> {
+        let of = |source| failed("renew the number in map generation", source);
+        let generation = self.generation.get(&0, 0).map_err(of)?;
+        self.generation.set(0, generation.wrapping_add(1), 0).map_err(of)
     }
 
     /// The first of these steps that the maps do not hold. An entry that is written twice on the way (sources, settings)
@@ -386,6 +401,11 @@ impl Maps {
 
     /// Carries out one write.
     pub fn apply(&mut self, step: &Step) -> Result<(), DatapathError> {
+        let written = self.write(step);
+        self.renew_generation().and(written)
+    }
+
+    fn write(&mut self, step: &Step) -> Result<(), DatapathError> {
         match step {
             Step::Settings(settings) => {
                 self.settings.set(0, settings, 0).map_err(|source| failed("write map settings", source))

@@ -283,7 +283,7 @@ fn network(name: &str, bridge: u32, subnets: &[&str]) -> inventory::Network {
 }
 
 fn port(ifindex: u32, endpoint: Option<usize>) -> inventory::Port {
-    inventory::Port { ifindex, name: format!("veth{ifindex}"), endpoint }
+    inventory::Port { ifindex, name: format!("veth{ifindex}"), endpoint, is_pair: false }
 }
 
 fn port_of(ifindex: u32) -> inventory::Port {

@@ -16,8 +16,8 @@ fn a_container_is_found_behind_the_port_that_its_link_leads_to() {
     assert_eq!(
         network.ports,
         [
-            Port { ifindex: 11, name: "veth11".into(), endpoint: Some(0) },
-            Port { ifindex: 12, name: "veth12".into(), endpoint: None },
+            Port { ifindex: 11, name: "veth11".into(), endpoint: Some(0), is_pair: false },
+            Port { ifindex: 12, name: "veth12".into(), endpoint: None, is_pair: false },
         ]
     );
 }

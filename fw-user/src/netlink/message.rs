@@ -44,6 +44,7 @@ pub(super) fn link(payload: &[u8]) -> Result<LinkReading, Malformed> {
         up: flags & IFF_UP != 0,
         master: None,
         parent: None,
+        abroad: false,
         xdp: Vec::new(),
     };
     let mut parent_namespace = None;
@@ -77,6 +78,7 @@ pub(super) fn link(payload: &[u8]) -> Result<LinkReading, Malformed> {
             _ => {}
         }
     }
+    link.abroad = parent_namespace.is_some();
     Ok(LinkReading { link, parent_namespace })
 }
 
@@ -287,6 +289,7 @@ mod tests {
                 up: true,
                 master: None,
                 parent: Some(7),
+                abroad: true,
                 xdp: vec![12, 12],
             }
         );

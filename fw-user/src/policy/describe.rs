@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use super::{
-    Egress, Fallback, Interfaces, Labels, Mode, NatFrom, NatOwner, NatProto, NetworkPolicy, Origin, Policy,
-    PortRange, Proto, Published, Set, SetName, Sources, Spoofing, SwarmNodes, Xdp, prefix,
+    Egress, Fallback, FastPath, Interfaces, Labels, Mode, NatFrom, NatOwner, NatProto, NetworkPolicy, Origin,
+    Policy, PortRange, Proto, Published, Set, SetName, Sources, Spoofing, SwarmNodes, Xdp, prefix,
 };
 
 /// Inline prefixes beyond this many are only counted.
@@ -30,6 +30,13 @@ fn xdp(xdp: Xdp) -> &'static str {
         Xdp::Off => "nothing is dropped early",
         Xdp::Native => "uplinks drop early in their driver",
         Xdp::Generic => "uplinks drop early in the kernel's generic path",
+    }
+}
+
+fn fast_path(fast_path: FastPath) -> &'static str {
+    match fast_path {
+        FastPath::Off => "every packet takes the way of the kernel's stack",
+        FastPath::On => "of a connection that the kernel's stack carries, one packet a second takes its way",
     }
 }
 
@@ -73,6 +80,7 @@ fn settings(text: &mut String, policy: &Policy) {
         ("fallback", format!("{}: {fallback}", policy.fallback.word())),
         ("labels", format!("{}: {labels}", policy.labels.word())),
         ("xdp", format!("{}: {}", policy.uplink.xdp.word(), xdp(policy.uplink.xdp))),
+        ("fast path", format!("{}: {}", policy.uplink.fast_path.word(), fast_path(policy.uplink.fast_path))),
         ("swarm", format!("{}: {swarm}", policy.docker.swarm.word())),
         ("nat", format!("{}: {nat}", policy.nat.owner.word())),
         (

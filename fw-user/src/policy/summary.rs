@@ -37,6 +37,7 @@ struct UplinkSummary<'a> {
     interfaces: WordOr<&'a [String]>,
     xdp: &'static str,
     published: &'static str,
+    fast_path: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -183,6 +184,7 @@ impl<'a> Summary<'a> {
                 },
                 xdp: policy.uplink.xdp.word(),
                 published: policy.uplink.published.word(),
+                fast_path: policy.uplink.fast_path.word(),
             },
             deny: deny
                 .map(|rule| DenySummary { name: &rule.name, from: strs(&rule.from), line: rule.line })

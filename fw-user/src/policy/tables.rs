@@ -26,6 +26,8 @@ pub struct TableSizes {
     pub datagrams: u32,
     /// Peers under limits.
     pub buckets: u32,
+    /// Directions of connections that may take the fast path.
+    pub fast_paths: u32,
 }
 
 /// A table whose size the policy says.
@@ -59,6 +61,7 @@ const SIZED: &[Sized] = &[
     Sized { key: "endpoints", maps: &["endpoints"], size: |of| &mut of.endpoints, bytes: 0 },
     Sized { key: "datagrams", maps: &["datagrams"], size: |of| &mut of.datagrams, bytes: HASH + 48 },
     Sized { key: "buckets", maps: &["buckets"], size: |of| &mut of.buckets, bytes: HASH + 32 },
+    Sized { key: "fast_paths", maps: &["fast_paths"], size: |of| &mut of.fast_paths, bytes: HASH + 120 },
 ];
 
 impl Default for TableSizes {
@@ -77,6 +80,7 @@ impl Default for TableSizes {
             endpoints: const { size(capacity::ENDPOINTS) },
             datagrams: const { size(capacity::DATAGRAMS) },
             buckets: const { size(capacity::BUCKETS) },
+            fast_paths: const { size(capacity::FAST_PATHS) },
         }
     }
 }

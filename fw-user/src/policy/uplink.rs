@@ -14,6 +14,7 @@ pub(super) fn parse(mut section: Section<'_>, problems: &mut Problems<'_>) -> Up
         interfaces: interfaces.map(|item| interfaces_of(&item, problems)).unwrap_or_default(),
         xdp: word_or_default(section.take("xdp"), problems),
         published: word_or_default(section.take("published"), problems),
+        fast_path: word_or_default(section.take("fast_path"), problems),
     };
     section.finish(problems);
     uplink

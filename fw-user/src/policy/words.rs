@@ -88,6 +88,16 @@ words! {
         Open = "open",
     }
 
+    /// Whether connections that the stack carries go on without it: `uplink.fast_path`.
+    #[derive(Default)]
+    pub enum FastPath {
+        /// Every packet takes the way of the stack.
+        #[default]
+        Off = "off",
+        /// One a second does; the others go from device to device.
+        On = "on",
+    }
+
     /// Whether the other nodes of this host's swarm may reach what they need: `docker.swarm`.
     #[derive(Default)]
     pub enum SwarmNodes {

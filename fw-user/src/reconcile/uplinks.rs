@@ -68,6 +68,7 @@ mod tests {
             up: true,
             master: None,
             parent: None,
+            abroad: false,
             xdp: vec![],
         };
         let links = [link(1, "lo", true), link(2, "eth0", false)];

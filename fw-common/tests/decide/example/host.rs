@@ -271,7 +271,8 @@ fn devices(tables: &mut Memory) {
     let tunnel = Interface { link_layer: link_layer::NONE, ..device(role::UPLINK, 0, TUNNEL) };
     tables.interfaces.insert(TUNNEL, tunnel);
     for bridge in [BRIDGE_A, BRIDGE_B, BRIDGE_INTERNAL, BRIDGE_NO_ICC, BRIDGE_SPOOFING] {
-        let bridge_device = Interface { mac: mac_of(bridge), ..device(role::BRIDGE, bridge, bridge) };
+        let bridge_device =
+            Interface { mac: mac_of(bridge), records: 1, ..device(role::BRIDGE, bridge, bridge) };
         tables.interfaces.insert(bridge, bridge_device);
     }
     for (port, bridge) in [

@@ -349,7 +349,7 @@ impl Host {
             add_network(&mut inventory, "back", BACK, [172, 19, 0, 0], &[(21, [172, 19, 0, 2], b1)]);
         }
         if self.lxc {
-            let port = inventory::Port { ifindex: 31, name: "lxc1".into(), endpoint: None };
+            let port = inventory::Port { ifindex: 31, name: "lxc1".into(), endpoint: None, is_pair: false };
             inventory
                 .networks
                 .push(inventory::Network { ports: vec![port], ..network("lxc", LXC, [10, 0, 3, 0]) });
@@ -481,7 +481,12 @@ fn add_network(
         inventory.links.push(link(*ifindex, &format!("veth{ifindex}"), LinkKind::Veth, Some(bridge)));
         let known = *seen == Container::Known;
         let endpoint = known.then_some(inventory.endpoints.len());
-        network.ports.push(inventory::Port { ifindex: *ifindex, name: format!("veth{ifindex}"), endpoint });
+        network.ports.push(inventory::Port {
+            ifindex: *ifindex,
+            name: format!("veth{ifindex}"),
+            endpoint,
+            is_pair: true,
+        });
         if *seen != Container::Untold {
             inventory.endpoints.push(inventory::Endpoint {
                 container: format!("c{ifindex}"),

@@ -198,6 +198,7 @@ published  closed: a port that Docker publishes needs an allow rule
 fallback   docker: without our programs Docker's own rules decide
 labels     may-narrow: fw.* labels of containers may take away from what the file allows
 xdp        auto: uplinks of hardware drop early in their driver, if it can
+fast path  off: every packet takes the way of the kernel's stack
 swarm      auto: the other nodes of a swarm that Docker is in reach what they need
 nat        docker: Docker writes the NAT rules
 tables     262144 flows, 32768 of one container; about 120 MB of kernel memory before anything is in them
