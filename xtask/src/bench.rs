@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: measurements that anyone can rerun.
 
+mod bare;
 mod path;
 mod peers;
 mod report;

@@ -1,14 +1,14 @@
 //! What is measured: one host between a client and a container, with somebody's rules.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::os::fd::OwnedFd;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::net::if_::if_nametoindex;
 
 use super::peers;
 use super::sample::{alone, spent};
-use super::traffic::{Client, Generator, Sink};
+use super::traffic::{Client, Generator, Sink, Way};
 use crate::lab::frame::Mac;
 use crate::lab::{HOST, HOST_MAC, Lab, OUTSIDE, OUTSIDE_MAC, Options, Place};
 
@@ -21,7 +21,7 @@ const UNWANTED: u16 = 9;
 const CLIENTS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 0);
 const FLOWS: u32 = 64;
 
-/// Which packets.
+/// Which packets, on which way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Path {
     /// To the published port, of connections that the kernel knows.
@@ -32,25 +32,39 @@ pub(super) enum Path {
     New,
     /// To a port that nobody serves.
     Unwanted,
+    /// The same, where a TCX program drops it.
+    UnwantedAtTcx,
+    /// The same, where generic XDP drops it.
+    UnwantedAtGenericXdp,
+    /// The same, where native XDP drops it: it comes from the client's end of the wire, for what a generator has come in by
+    /// a device is behind its native XDP.
+    UnwantedAtNativeXdp,
 }
 
 impl Path {
-    pub(super) const ALL: [Self; 4] = [Self::Established, Self::Reply, Self::New, Self::Unwanted];
-
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Established => "established in",
             Self::Reply => "reply",
             Self::New => "new flow",
             Self::Unwanted => "unwanted",
+            Self::UnwantedAtTcx => "unwanted, dropped at TCX",
+            Self::UnwantedAtGenericXdp => "unwanted, dropped by generic XDP",
+            Self::UnwantedAtNativeXdp => "unwanted, dropped by native XDP",
         }
+    }
+
+    /// Whether its packets have to arrive.
+    fn is_wanted(self) -> bool {
+        matches!(self, Self::Established | Self::Reply | Self::New)
     }
 
     /// Packets of one sample: 10 to 40 ms, for the kernel stops a real-time thread that takes 950 ms of a second.
     fn packets(self) -> u32 {
         match self {
-            Self::Established | Self::Reply | Self::Unwanted => 32_768,
             Self::New => 4_096,
+            Self::Established | Self::Reply | Self::Unwanted => 32_768,
+            Self::UnwantedAtTcx | Self::UnwantedAtGenericXdp | Self::UnwantedAtNativeXdp => 131_072,
         }
     }
 }
@@ -58,15 +72,19 @@ impl Path {
 /// A host with a container, the generators that send through it and the sinks where it ends.
 pub(super) struct Street {
     lab: Lab,
-    uplink: u32,
-    port: u32,
-    established: Generator,
-    new: Generator,
-    reply: Generator,
-    unwanted: Generator,
+    container: Container,
+    /// Address of the bridge on the wire.
+    bridge: Mac,
+    traffic: BTreeMap<Path, Traffic>,
     in_container: Sink,
     at_client: Sink,
-    _queues: [OwnedFd; 2],
+}
+
+/// Packets of one path, and the device that they come in by.
+struct Traffic {
+    generator: Generator,
+    place: Place,
+    ifindex: u32,
 }
 
 /// Who the container is, and how it is reached.
@@ -81,12 +99,13 @@ pub(super) struct Container {
 }
 
 impl Street {
-    /// Sends through the host as it is now; the rules may change later. The container gets nothing else from now on.
-    pub(super) fn through(lab: Lab, container: &Container) -> Result<Self> {
+    /// Sends on these paths through the host as it is now; the rules may change later. The container gets nothing else from
+    /// now on.
+    pub(super) fn through(lab: Lab, container: Container, paths: &[Path]) -> Result<Self> {
         let host = lab.host();
         let bridge = host.run(&["cat", &format!("/sys/class/net/{}/address", container.bridge)])?;
         let bridge: Mac = bridge.trim().parse().map_err(anyhow::Error::msg)?;
-        let Container { address, mac, port, bridge: device, .. } = container;
+        let Container { address, mac, bridge: device, .. } = &container;
         // The sinks take ARP as well.
         host.script(&format!(
             "ip neigh replace {address} lladdr {mac} dev {device} nud permanent
@@ -96,65 +115,102 @@ impl Street {
         container.place.script(&format!(
             "ip neigh replace $(ip route | sed -n 's/default via \\([0-9.]*\\).*/\\1/p') lladdr {bridge} dev eth0 nud permanent"
         ))?;
-        let from_client = |port, flows| {
-            let ends = (OUTSIDE_MAC, HOST_MAC);
-            Generator::new(ends, (CLIENTS, 0), (HOST, port), Client::Source, flows)
-        };
-        let answer = ((*address, CONTAINER_PORT), (CLIENTS, 0));
-        // Has them register their queues for XDP, which a veth does when a program is attached in its driver.
-        let queues = [host.attach_xdp("eth0")?, host.attach_xdp(port)?];
-        let [uplink, port] = host.within(|| ["eth0", port.as_str()].map(if_nametoindex))?;
-        let (uplink, port) = (uplink?, port?);
-        Ok(Self {
-            uplink,
-            port,
-            established: from_client(PUBLISHED, FLOWS)?,
-            new: from_client(PUBLISHED, 1 << 22)?,
-            reply: Generator::new((*mac, bridge), answer.0, answer.1, Client::Destination, FLOWS)?,
-            unwanted: from_client(UNWANTED, FLOWS)?,
+        let mut street = Self {
             in_container: Sink::attach(&container.place, "eth0")?,
             at_client: Sink::attach(lab.outside(), "eth0")?,
-            _queues: queues,
+            traffic: BTreeMap::new(),
             lab,
-        })
+            container,
+            bridge,
+        };
+        for path in paths {
+            street.traffic.insert(*path, street.traffic_of(*path)?);
+        }
+        Ok(street)
+    }
+
+    fn traffic_of(&self, path: Path) -> Result<Traffic> {
+        let from_client = |port, flows, way| {
+            Generator::new((OUTSIDE_MAC, HOST_MAC), (CLIENTS, 0), (HOST, port), Client::Source, flows, way)
+        };
+        let (host, outside) = (self.lab.host(), self.lab.outside());
+        let (generator, place, device) = match path {
+            Path::Established => (from_client(PUBLISHED, FLOWS, Way::Up)?, host, "eth0"),
+            Path::New => (from_client(PUBLISHED, 1 << 22, Way::Up)?, host, "eth0"),
+            Path::Unwanted | Path::UnwantedAtTcx | Path::UnwantedAtGenericXdp => {
+                (from_client(UNWANTED, FLOWS, Way::Up)?, host, "eth0")
+            }
+            Path::UnwantedAtNativeXdp => (from_client(UNWANTED, FLOWS, Way::Across)?, outside, "eth0"),
+            Path::Reply => {
+                let Container { address, mac, port, .. } = &self.container;
+                let (from, to) = ((*address, CONTAINER_PORT), (CLIENTS, 0));
+                let ends = (*mac, self.bridge);
+                let generator = Generator::new(ends, from, to, Client::Destination, FLOWS, Way::Up)?;
+                (generator, host, port.as_str())
+            }
+        };
+        let ifindex =
+            place.within(|| if_nametoindex(device))?.with_context(|| format!("no device {device}"))?;
+        Ok(Traffic { generator, place: place.clone(), ifindex })
+    }
+
+    /// Whether it is measured on this path.
+    pub(super) fn has(&self, path: Path) -> bool {
+        self.traffic.contains_key(&path)
     }
 
     /// Makes the flows that [`Path::Established`] and [`Path::Reply`] are of.
     pub(super) fn greet(&self) -> Result<()> {
         for _ in 0..2 {
-            self.send(&self.established, self.uplink, FLOWS)?;
-            self.send(&self.reply, self.port, FLOWS)?;
+            for path in [Path::Established, Path::Reply] {
+                if let Some(traffic) = self.traffic.get(&path) {
+                    traffic.send(FLOWS)?;
+                }
+            }
         }
         Ok(())
     }
 
     /// Nanoseconds for a packet, over one sample; an error if not all arrived, or if an unwanted one did.
     pub(super) fn sample(&self, path: Path) -> Result<f64> {
-        let (generator, by, sink) = match path {
-            Path::Established => (&self.established, self.uplink, &self.in_container),
-            Path::New => (&self.new, self.uplink, &self.in_container),
-            Path::Reply => (&self.reply, self.port, &self.at_client),
-            Path::Unwanted => (&self.unwanted, self.uplink, &self.in_container),
-        };
+        let traffic =
+            self.traffic.get(&path).with_context(|| format!("{}: not measured here", path.name()))?;
+        let sink = if path == Path::Reply { &self.at_client } else { &self.in_container };
         let packets = path.packets();
-        let before = sink.arrived()?;
-        let took = self.send(generator, by, packets)?;
+        let crossed = || {
+            let crosses = path == Path::UnwantedAtNativeXdp;
+            if crosses { self.crossed().map(Some) } else { Ok(None) }
+        };
+        let (crossed_before, before) = (crossed()?, sink.arrived()?);
+        let took = traffic.send(packets)?;
         let arrived = sink.arrived()? - before;
-        let expected = if path == Path::Unwanted { 0 } else { u64::from(packets) };
+        let expected = if path.is_wanted() { u64::from(packets) } else { 0 };
         ensure!(
             arrived == expected,
             "{}: {arrived} of {packets} packets arrived, {expected} should have",
             path.name()
         );
+        if let (Some(before), Some(now)) = (crossed_before, crossed()?) {
+            let crossed = now - before;
+            ensure!(crossed >= u64::from(packets), "{crossed} of {packets} packets came across the wire");
+        }
         Ok(took / f64::from(packets))
     }
 
+    /// Packets that have come in by the uplink's driver, those that its XDP program dropped among them.
+    fn crossed(&self) -> Result<u64> {
+        let count = self.lab.host().run(&["cat", "/sys/class/net/eth0/statistics/rx_packets"])?;
+        count.trim().parse().with_context(|| format!("no number of packets: {count}"))
+    }
+}
+
+impl Traffic {
     /// Nanoseconds of CPU time for all.
-    fn send(&self, generator: &Generator, by: u32, packets: u32) -> Result<f64> {
-        self.lab.host().within(|| {
+    fn send(&self, packets: u32) -> Result<f64> {
+        self.place.within(|| {
             alone(|| {
                 let begun = spent()?;
-                generator.send(by, packets)?;
+                self.generator.send(self.ifindex, packets)?;
                 anyhow::Ok(spent()?.saturating_sub(begun).as_secs_f64() * 1e9)
             })?
         })?

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use nix::net::if_::if_nametoindex;
 
 use crate::lab::Place;
-use crate::lab::bpf::code::{Do, EXIT, Width, by, load, skip_if_greater, store, with};
+use crate::lab::bpf::code::{Do, EXIT, Width, by, load, skip_if_greater, skip_unless, store, with};
 use crate::lab::bpf::{self, Cell, Kind, Program, Register};
 use crate::lab::frame::{self, Mac};
 use crate::lab::tcx::Direction;
@@ -25,6 +25,17 @@ pub(super) enum Client {
     Destination,
 }
 
+/// Where a generator's packets go. The numbers are `enum xdp_action` of linux/bpf.h.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub(super) enum Way {
+    /// Up the stack of the device that they come in by, behind its native XDP.
+    Up = 2,
+    /// Back out of it, so that they come in by its neighbour, as if by a wire. A veth takes them if a native XDP program
+    /// is at the other end.
+    Across = 3,
+}
+
 /// Makes UDP packets and has them come in by a device.
 pub(super) struct Generator(Program);
 
@@ -37,6 +48,7 @@ impl Generator {
         destination: (Ipv4Addr, u16),
         client: Client,
         flows: u32,
+        way: Way,
     ) -> Result<Self> {
         let with_port = |(address, port): (Ipv4Addr, u16)| (IpAddr::from(address), port);
         let mut packet = frame::udp(with_port(source), with_port(destination), &[0; LENGTH - 42]);
@@ -53,7 +65,7 @@ impl Generator {
         value.extend(u64::from(flows - 1).to_ne_bytes());
         cell.write(&value)?;
         // The program keeps the cell.
-        Ok(Self(Program::load(Kind::Xdp, &writer(&cell, client))?))
+        Ok(Self(Program::load(Kind::Xdp, &writer(&cell, client, way))?))
     }
 
     /// Lets so many packets come in by this device of the calling thread's network.
@@ -63,7 +75,7 @@ impl Generator {
 }
 
 /// The program: copies the frame from its cell, counts, and writes the client's port and address.
-fn writer(cell: &Cell, client: Client) -> Vec<u64> {
+fn writer(cell: &Cell, client: Client, way: Way) -> Vec<u64> {
     use Register::{R0, R1, R2, R3, R4, R5, R6, R7, R8};
     use Width::{Byte, Double, Half, Word};
     const IDENTIFICATION: i16 = 19;
@@ -104,8 +116,7 @@ fn writer(cell: &Cell, client: Client) -> Vec<u64> {
         with(Do::Move, R4, 0xff),
         by(Do::Subtract, R4, R3),
         store(Byte, R6, IDENTIFICATION, R4),
-        // XDP_PASS.
-        with(Do::Move, R0, 2),
+        with(Do::Move, R0, way as i32),
     ]);
     // A frame that is too short is XDP_ABORTED; nothing makes one.
     code.push(skip_if_greater(R2, R7, i16::try_from(rest.len()).expect("a short program")));
@@ -114,7 +125,8 @@ fn writer(cell: &Cell, client: Client) -> Vec<u64> {
     code
 }
 
-/// Takes every packet that comes in by a device, and counts it.
+/// Takes every packet that comes in by a device, and counts those of a generator's length: others have to do with
+/// neighbours and groups.
 pub(super) struct Sink {
     cell: Cell,
     _link: OwnedFd,
@@ -123,10 +135,12 @@ pub(super) struct Sink {
 impl Sink {
     /// In a place of the lab, until it is dropped.
     pub(super) fn attach(place: &Place, device: &str) -> Result<Self> {
-        use Register::{R0, R2, R8};
+        use Register::{R0, R1, R2, R8};
         let cell = Cell::make(8)?;
         let [first, second] = cell.address(R8);
         let code = [
+            load(Width::Word, R2, R1, 0),
+            skip_unless(R2, const { LENGTH as u16 as i32 }, 5),
             first,
             second,
             load(Width::Double, R2, R8, 0),

@@ -43,6 +43,8 @@ pub enum Kind {
 pub enum Point {
     /// XDP, in the driver if it can.
     Xdp,
+    /// XDP, in the kernel's generic path.
+    GenericXdp,
     /// TCX (kernel 6.6).
     Tcx(Direction),
 }
@@ -51,8 +53,21 @@ impl Point {
     /// Its number in `enum bpf_attach_type` of linux/bpf.h.
     fn number(self) -> u32 {
         match self {
-            Self::Xdp => 37,
+            Self::Xdp | Self::GenericXdp => 37,
             Self::Tcx(direction) => direction as u32,
+        }
+    }
+
+    /// `XDP_FLAGS_SKB_MODE` of `if_link.h`, or none.
+    fn flags(self) -> u32 {
+        if self == Self::GenericXdp { 1 << 1 } else { 0 }
+    }
+
+    /// What runs there.
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Xdp | Self::GenericXdp => Kind::Xdp,
+            Self::Tcx(_) => Kind::Classifier,
         }
     }
 }
@@ -92,6 +107,7 @@ impl Program {
             program: self.0.as_raw_fd().cast_unsigned(),
             ifindex,
             attach_type: point.number(),
+            flags: point.flags(),
             ..Link::default()
         };
         descriptor(LINK_CREATE, &mut link)
@@ -100,8 +116,8 @@ impl Program {
     /// Runs an XDP program on `repeat` frames as if they came in by this device of the calling thread's network, behind
     /// its native XDP; what it lets pass goes up the stack, on this CPU, before the call returns.
     ///
-    /// Frames are recycled as the stack has left them: the program must write what they hold. The device's driver must
-    /// have registered queues for XDP; a veth does that when a program is attached.
+    /// Frames are recycled as the stack has left them: the program must write what they hold. What it sends back
+    /// (`XDP_TX`) leaves by this device.
     pub fn run_live(&self, ifindex: u32, length: usize, repeat: u32) -> Result<()> {
         let frame = vec![0_u8; length];
         let context = XdpContext { data_end: length as u32, ifindex, ..XdpContext::default() };
@@ -247,6 +263,11 @@ pub mod code {
     /// `to = to WHAT from`.
     pub fn by(what: Do, to: Register, from: Register) -> u64 {
         word(0x0f | what as u64, to, from as u64, 0, 0)
+    }
+
+    /// Skips so many instructions if `left != value`.
+    pub fn skip_unless(left: Register, value: i32, instructions: i16) -> u64 {
+        word(0x55, left, 0, instructions, value)
     }
 
     /// Skips so many instructions if `left > right`.
