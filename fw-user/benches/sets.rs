@@ -10,11 +10,13 @@ mod bare;
 mod example;
 #[path = "../tests/support/namespace.rs"]
 mod namespace;
+#[path = "support/prefixes.rs"]
+mod prefixes;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -46,8 +48,8 @@ fn main() {
     namespace::make(&BTreeSet::new());
     let directory = tempfile::tempdir().expect("a directory");
     let file = |name: &str, text: &str| fs::write(directory.path().join(name), text).expect("a file");
-    file("mixed.txt", &mixed());
-    file("hosts.txt", &hosts());
+    file("mixed.txt", &list(&prefixes::mixed(MANY, true)));
+    file("hosts.txt", &list(&prefixes::hosts(MANY)));
     for (what, rules) in [
         ("no sets", String::new()),
         ("allow: a million prefixes of mixed lengths", allow("mixed.txt")),
@@ -66,49 +68,16 @@ fn allow(file: &str) -> String {
     )
 }
 
-fn deny(file: &str) -> String {
-    format!("[sets]\nmany = {{ file = \"{file}\" }}\n[[deny]]\nname = \"d\"\nfrom = [\"many\"]\n")
-}
-
-/// Lengths about as in lists of networks by country: most of IPv4 between /19 and /24, some hosts, a fifth IPv6.
-fn mixed() -> String {
-    let mut random = Random(1);
-    let mut found = BTreeSet::new();
-    while found.len() < MANY {
-        let bits = random.next();
-        if random.next().is_multiple_of(5) {
-            let length = [32, 36, 40, 44, 48, 48, 48, 56, 64, 128][(random.next() % 10) as usize];
-            let address = u128::from(bits) << 64 | u128::from(random.next());
-            let address = (address >> 3 | 0x2 << 124) & u128::MAX << (128 - length);
-            found.insert((IpAddr::from(Ipv6Addr::from_bits(address)), length));
-        } else {
-            let length = [16, 19, 20, 21, 22, 22, 23, 24, 24, 24, 24, 24, 24, 28, 32, 32]
-                [(random.next() % 16) as usize];
-            found.insert((IpAddr::from(somewhere(bits as u32 & u32::MAX << (32 - length))), length));
-        }
-    }
-    found.iter().fold(String::new(), |mut text, (address, length)| {
+/// As a file of the policy.
+fn list(prefixes: &BTreeSet<(IpAddr, u8)>) -> String {
+    prefixes.iter().fold(String::new(), |mut text, (address, length)| {
         writeln!(text, "{address}/{length}").expect("a string");
         text
     })
 }
 
-fn hosts() -> String {
-    let mut random = Random(2);
-    let mut found = BTreeSet::new();
-    while found.len() < MANY {
-        found.insert(somewhere(random.next() as u32));
-    }
-    found.iter().fold(String::new(), |mut text, address| {
-        writeln!(text, "{address}").expect("a string");
-        text
-    })
-}
-
-/// Below 198.0.0.0, so that the example's own addresses are nobody's.
-fn somewhere(bits: u32) -> Ipv4Addr {
-    let address = if bits >> 24 >= 198 { bits & 0x7fff_ffff } else { bits };
-    Ipv4Addr::from_bits(if address >> 24 == 0 { address | 1 << 24 } else { address })
+fn deny(file: &str) -> String {
+    format!("[sets]\nmany = {{ file = \"{file}\" }}\n[[deny]]\nname = \"d\"\nfrom = [\"many\"]\n")
 }
 
 /// From the file into force, and what a pass takes when nothing has changed.
@@ -325,16 +294,4 @@ fn map_memory() -> u64 {
 fn number_in(text: &str, field: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(field));
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-}
-
-/// The same numbers in every run (`SplitMix64`).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
 }

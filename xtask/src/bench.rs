@@ -22,7 +22,7 @@ pub struct Arguments {
     /// Fewer sizes and rounds: under three minutes.
     #[arg(long)]
     quick: bool,
-    /// Beside the floor, only those whose name contains this.
+    /// Only what has this in its title ("10 networks"), or beside the floor those that have it in their name ("fw").
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// Write docs/performance.md.

@@ -1,20 +1,142 @@
 //! What a packet costs on its way through the host, with the rules of everybody in the field, in one run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::fs;
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::bare;
-use super::peers::{Flavour, Rules};
+use super::peers::{self, Flavour, Prefix, Rules};
 use super::report::{Figure, Report};
 use super::sample::Spread;
-use super::street::{self, Container, Path, Street};
+use super::street::{self, By, Container, Path, Street};
 use crate::lab::bpf::Point;
 use crate::lab::tcx::Direction;
 use crate::lab::{Lab, Options};
 use crate::setup::{self, Part};
 use crate::workspace;
+
+/// What is measured together, on hosts that are alive at once: so many networks and published ports, denied prefixes and
+/// flows.
+struct Scene {
+    networks: usize,
+    ports: u16,
+    prefixes: usize,
+    flows: u32,
+    /// Who is measured on which paths. The first on each is the one that the others there are held against.
+    who: &'static [(Who, &'static [Path])],
+}
+
+impl Scene {
+    const fn of(networks: usize, ports: u16, who: &'static [(Who, &'static [Path])]) -> Self {
+        Self { networks, ports, prefixes: 0, flows: 64, who }
+    }
+
+    const fn with_prefixes(prefixes: usize) -> Self {
+        Self { prefixes, ..Self::of(1, 10, DENIED) }
+    }
+
+    /// What it is called, to be chosen by.
+    fn title(&self) -> String {
+        let Self { networks, ports, prefixes, flows, .. } = self;
+        match (prefixes, flows) {
+            (0, 64) => format!("{networks} networks, {ports} published ports"),
+            (0, flows) => format!("{networks} networks, {ports} published ports, {flows} flows"),
+            (prefixes, _) => format!("{prefixes} prefixes"),
+        }
+    }
+
+    /// What a path is called here.
+    fn name(&self, path: Path) -> String {
+        match path {
+            Path::Denied(_) => format!("{}, {} prefixes", path.name(), self.prefixes),
+            Path::Established | Path::Reply if self.flows != 64 => {
+                format!("{}, {} flows", path.name(), self.flows)
+            }
+            _ => path.name().to_owned(),
+        }
+    }
+}
+
+/// What a quick run measures.
+const QUICK: &[Scene] =
+    &[Scene::of(1, 10, EVERYBODY), Scene::of(10, 10, EVERYBODY), Scene::with_prefixes(1_000)];
+
+/// What a full run measures: networks and ports at the sizes of the targets, then one thing after the other.
+const FULL: &[Scene] = &[
+    Scene::of(1, 10, EVERYBODY),
+    Scene::of(10, 10, EVERYBODY),
+    Scene::of(100, 10, EVERYBODY),
+    Scene::of(500, 1000, EVERYBODY),
+    Scene::of(1, 100, UNWANTED),
+    Scene::of(1, 1000, UNWANTED),
+    Scene::of(1, 10_000, UNWANTED),
+    Scene::with_prefixes(10),
+    Scene::with_prefixes(1_000),
+    Scene::with_prefixes(100_000),
+    Scene::with_prefixes(1_000_000),
+];
+
+const EVERYBODY: &[(Who, &[Path])] = &[
+    (Who::Rules(Rules::Floor(Flavour::Nft)), ALL),
+    (BARE_TCX, &[Path::Unwanted(By::Tcx)]),
+    (Who::Bare(Point::GenericXdp), &[Path::Unwanted(By::GenericXdp)]),
+    (Who::Bare(Point::Xdp), &[Path::Unwanted(By::NativeXdp)]),
+    (
+        Who::FwAlone(Xdp::Off),
+        &[Path::Established, Path::Reply, Path::New, Path::Unwanted(By::Anybody), Path::Unwanted(By::Tcx)],
+    ),
+    (Who::FwBesideDocker, ALL),
+    (Who::FwAlone(Xdp::Generic), &[Path::Unwanted(By::GenericXdp)]),
+    (Who::FwAlone(Xdp::Native), &[Path::Unwanted(By::NativeXdp)]),
+    (Who::Rules(Rules::Sets), ALL),
+    (Who::Rules(Rules::SetsAndMaps), ALL),
+    (Who::Dockerd, ALL),
+    (Who::Rules(Rules::Docker20(Flavour::Nft)), ALL),
+    (Who::Rules(Rules::Docker28(Flavour::Nft)), ALL),
+    (Who::Rules(Rules::Docker29), ALL),
+    (Who::Rules(Rules::UserList(Flavour::Nft)), ALL),
+    (Who::Rules(Rules::Floor(Flavour::Legacy)), ALL),
+    (Who::Rules(Rules::Docker20(Flavour::Legacy)), ALL),
+    (Who::Rules(Rules::Docker28(Flavour::Legacy)), ALL),
+    (Who::Rules(Rules::UserList(Flavour::Legacy)), ALL),
+    (Who::Rules(Rules::Raw(Flavour::Nft)), ANYBODY),
+    (Who::Rules(Rules::Raw(Flavour::Legacy)), ANYBODY),
+    (Who::Rules(Rules::RawSet), ANYBODY),
+    (Who::Rules(Rules::Input(Flavour::Nft)), ANYBODY),
+    (Who::Rules(Rules::Input(Flavour::Legacy)), ANYBODY),
+    (Who::Rules(Rules::Netdev), ANYBODY),
+];
+
+/// Lists of ports, the longer the more there are.
+const UNWANTED: &[(Who, &[Path])] = &[
+    (BARE_TCX, ANYBODY),
+    (Who::Bare(Point::Xdp), &[Path::Unwanted(By::NativeXdp)]),
+    (Who::FwDropping(Xdp::Off), ANYBODY),
+    (Who::FwDropping(Xdp::Native), &[Path::Unwanted(By::NativeXdp)]),
+    (Who::Rules(Rules::Netdev), ANYBODY),
+    (Who::Rules(Rules::RawSet), ANYBODY),
+    (Who::Rules(Rules::Raw(Flavour::Nft)), ANYBODY),
+    (Who::Rules(Rules::Raw(Flavour::Legacy)), ANYBODY),
+];
+
+/// Sets of prefixes.
+const DENIED: &[(Who, &[Path])] = &[
+    (BARE_TCX, &[Path::Denied(By::Anybody)]),
+    (Who::Bare(Point::GenericXdp), &[Path::Denied(By::GenericXdp)]),
+    (Who::Bare(Point::Xdp), &[Path::Denied(By::NativeXdp)]),
+    (Who::FwDropping(Xdp::Off), &[Path::Denied(By::Anybody)]),
+    (Who::FwDropping(Xdp::Generic), &[Path::Denied(By::GenericXdp)]),
+    (Who::FwDropping(Xdp::Native), &[Path::Denied(By::NativeXdp)]),
+    (Who::Rules(Rules::DeniedByNetdev), &[Path::Denied(By::Anybody)]),
+    (Who::Rules(Rules::DeniedByIpset), &[Path::Denied(By::Anybody)]),
+];
+
+/// Ways through every host that forwards.
+const ALL: &[Path] = &[Path::Established, Path::Reply, Path::New, Path::Unwanted(By::Anybody)];
+const ANYBODY: &[Path] = &[Path::Unwanted(By::Anybody)];
+const BARE_TCX: Who = Who::Bare(Point::Tcx(Direction::Ingress));
 
 /// Who filters on a street.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,23 +148,25 @@ enum Who {
     /// fw, with dockerd writing NAT.
     FwBesideDocker,
     /// fw, writing NAT itself.
-    FwAlone,
-    /// The same, with XDP of this kind.
-    FwEarly(Early),
+    FwAlone(Xdp),
+    /// The same, where Docker has one network and publishes ten ports, whatever the policy's rules name.
+    FwDropping(Xdp),
     /// One bare program on the uplink, and nothing else.
     Bare(Point),
 }
 
-/// Kinds of XDP.
+/// What the policy says of XDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Early {
+enum Xdp {
+    Off,
     Generic,
     Native,
 }
 
-impl Early {
+impl Xdp {
     fn name(self) -> &'static str {
         match self {
+            Self::Off => "off",
             Self::Generic => "generic",
             Self::Native => "native",
         }
@@ -55,8 +179,8 @@ impl Who {
             Self::Rules(rules) => rules.name(),
             Self::Dockerd => "dockerd itself".to_owned(),
             Self::FwBesideDocker => "fw, nat.owner = docker".to_owned(),
-            Self::FwAlone => "fw, nat.owner = fw".to_owned(),
-            Self::FwEarly(early) => format!("fw, xdp = {}", early.name()),
+            Self::FwAlone(Xdp::Off) => "fw, nat.owner = fw".to_owned(),
+            Self::FwAlone(xdp) | Self::FwDropping(xdp) => format!("fw, xdp = {}", xdp.name()),
             Self::Bare(Point::Tcx(_)) => "a bare TCX program".to_owned(),
             Self::Bare(Point::GenericXdp) => "a bare program at generic XDP".to_owned(),
             Self::Bare(Point::Xdp) => "a bare program at native XDP".to_owned(),
@@ -64,8 +188,9 @@ impl Who {
     }
 
     /// A host with all its rules.
-    fn host(self, networks: usize, ports: u16) -> Result<(Lab, Container)> {
-        let by_docker = |arguments: &[&str]| {
+    fn host(self, scene: &Scene, denied: &[Prefix]) -> Result<(Lab, Container)> {
+        let Scene { networks, ports, .. } = *scene;
+        let by_docker = |networks, ports, arguments: &[&str]| {
             let dockerd = arguments.iter().map(ToString::to_string).collect();
             let options = Options { dockerd, userland_proxy: false, ..Options::default() };
             street::docker(options, networks, ports)
@@ -73,45 +198,49 @@ impl Who {
         match self {
             Self::Rules(rules) => {
                 let (lab, container) = street::plain()?;
-                rules.write(&lab, networks, ports)?;
-                Ok((lab, container))
-            }
-            Self::Dockerd => by_docker(&[]),
-            Self::FwBesideDocker => {
-                let (lab, container) = by_docker(&[])?;
-                filter(&lab, ports, "off", "")?;
-                Ok((lab, container))
-            }
-            Self::FwAlone => {
-                let (lab, container) = by_docker(&["--iptables=false"])?;
-                filter(&lab, ports, "off", NAT_BY_FW)?;
-                Ok((lab, container))
-            }
-            Self::FwEarly(early) => {
-                let (lab, container) = by_docker(&["--iptables=false"])?;
-                filter(&lab, ports, early.name(), NAT_BY_FW)?;
+                rules.write(&lab, networks, ports, denied)?;
                 Ok((lab, container))
             }
             Self::Bare(_) => street::plain(),
+            Self::Dockerd => by_docker(networks, ports, &[]),
+            Self::FwBesideDocker => {
+                let (lab, container) = by_docker(networks, ports, &[])?;
+                filter(&lab, ports, denied, Xdp::Off, "")?;
+                Ok((lab, container))
+            }
+            Self::FwAlone(xdp) => {
+                let (lab, container) = by_docker(networks, ports, &["--iptables=false"])?;
+                filter(&lab, ports, denied, xdp, NAT_BY_FW)?;
+                Ok((lab, container))
+            }
+            Self::FwDropping(xdp) => {
+                let (lab, container) = by_docker(1, 10, &["--iptables=false"])?;
+                filter(&lab, ports, denied, xdp, NAT_BY_FW)?;
+                Ok((lab, container))
+            }
         }
     }
 
     /// What it has beside its rules, which holds until it is closed.
-    fn program(self, lab: &Lab) -> Result<Option<OwnedFd>> {
+    fn program(self, lab: &Lab, denied: &[Prefix]) -> Result<Option<OwnedFd>> {
         match self {
-            Self::Bare(point) => bare::attach(lab.host(), "eth0", point).map(Some),
+            Self::Bare(point) => bare::attach(lab.host(), "eth0", point, denied).map(Some),
             _ => Ok(None),
         }
     }
 }
 
 /// Has fw put its policy in force, XDP as it says, and end: what is pinned goes on.
-fn filter(lab: &Lab, ports: u16, xdp: &str, further: &str) -> Result<()> {
-    let last = street::PUBLISHED + ports - 1;
-    let policy = format!(
-        "[uplink]\nxdp = \"{xdp}\"\n[[allow]]\nname = \"published\"\nproto = \"udp\"\nports = [\"{}-{last}\"]\n{further}",
-        street::PUBLISHED
+fn filter(lab: &Lab, ports: u16, denied: &[Prefix], xdp: Xdp, further: &str) -> Result<()> {
+    let (first, last, xdp) = (street::PUBLISHED, street::PUBLISHED + ports - 1, xdp.name());
+    let mut policy = format!(
+        "[uplink]\nxdp = \"{xdp}\"\n[[allow]]\nname = \"published\"\nproto = \"udp\"\nports = [\"{first}-{last}\"]\n{further}"
     );
+    if !denied.is_empty() {
+        fs::write(lab.path("/run/lab/denied.txt"), peers::lines(denied)).context("cannot write prefixes")?;
+        policy +=
+            "[sets]\nmany = { file = \"denied.txt\" }\n[[deny]]\nname = \"denied\"\nfrom = [\"many\"]\n";
+    }
     let daemon = lab.fw_run(&policy)?;
     let status = lab.fw_status()?;
     let hooks = status["hooks"].as_array().context("`fw status --json` has no list `hooks`")?;
@@ -123,75 +252,47 @@ fn filter(lab: &Lab, ports: u16, xdp: &str, further: &str) -> Result<()> {
 
 const NAT_BY_FW: &str = "[nat]\nowner = \"fw\"\n";
 
-/// Who is measured on which paths. The first on each is the one that the others there are held against.
-const EVERYBODY: [(Who, &[Path]); 24] = [
-    (Who::Rules(Rules::Floor(Flavour::Nft)), ALL),
-    (Who::Bare(Point::Tcx(Direction::Ingress)), &[Path::UnwantedAtTcx]),
-    (Who::Bare(Point::GenericXdp), &[Path::UnwantedAtGenericXdp]),
-    (Who::Bare(Point::Xdp), &[Path::UnwantedAtNativeXdp]),
-    (Who::FwAlone, &[Path::Established, Path::Reply, Path::New, Path::Unwanted, Path::UnwantedAtTcx]),
-    (Who::FwBesideDocker, ALL),
-    (Who::FwEarly(Early::Generic), &[Path::UnwantedAtGenericXdp]),
-    (Who::FwEarly(Early::Native), &[Path::UnwantedAtNativeXdp]),
-    (Who::Rules(Rules::Sets), ALL),
-    (Who::Rules(Rules::SetsAndMaps), ALL),
-    (Who::Dockerd, ALL),
-    (Who::Rules(Rules::Docker20(Flavour::Nft)), ALL),
-    (Who::Rules(Rules::Docker28(Flavour::Nft)), ALL),
-    (Who::Rules(Rules::Docker29), ALL),
-    (Who::Rules(Rules::UserList(Flavour::Nft)), ALL),
-    (Who::Rules(Rules::Floor(Flavour::Legacy)), ALL),
-    (Who::Rules(Rules::Docker20(Flavour::Legacy)), ALL),
-    (Who::Rules(Rules::Docker28(Flavour::Legacy)), ALL),
-    (Who::Rules(Rules::UserList(Flavour::Legacy)), ALL),
-    (Who::Rules(Rules::Raw(Flavour::Nft)), &[Path::Unwanted]),
-    (Who::Rules(Rules::Raw(Flavour::Legacy)), &[Path::Unwanted]),
-    (Who::Rules(Rules::Input(Flavour::Nft)), &[Path::Unwanted]),
-    (Who::Rules(Rules::Input(Flavour::Legacy)), &[Path::Unwanted]),
-    (Who::Rules(Rules::Netdev), &[Path::Unwanted]),
-];
-
-/// Ways through every host that forwards.
-const ALL: &[Path] = &[Path::Established, Path::Reply, Path::New, Path::Unwanted];
-
-/// Networks and ports: those of the targets.
-const SIZES: [(usize, u16); 4] = [(1, 10), (10, 10), (100, 10), (500, 1000)];
-
-/// Measures those whose name contains `only`, prints what was found, and writes it down, with `docs` for readers, too.
+/// Measures scenes whose title contains `only`, or in all of them those whose name does; prints what was found, and writes it
+/// down, with `docs` for readers, too.
 pub(super) fn run(quick: bool, only: &str, docs: bool) -> Result<()> {
     setup::ensure(&[Part::Build, Part::Lab])?;
     workspace::build_fw()?;
-    let sizes = if quick { &SIZES[..2] } else { &SIZES[..] };
-    let rounds = if quick { 7 } else { 15 };
+    let (scenes, rounds) = if quick { (QUICK, 7) } else { (FULL, 15) };
     let mut report = Report::begin(quick, rounds)?;
-    for &(networks, ports) in sizes {
-        println!("\n{networks} networks, {ports} published ports");
-        measure(&mut report, only, networks, ports, rounds)?;
+    let by_title = scenes.iter().any(|scene| scene.title().contains(only));
+    for scene in scenes {
+        if by_title && !scene.title().contains(only) {
+            continue;
+        }
+        println!("\n{}", scene.title());
+        measure(&mut report, if by_title { "" } else { only }, scene, rounds)?;
     }
     report.end(docs)
 }
 
-fn measure(report: &mut Report, only: &str, networks: usize, ports: u16, rounds: usize) -> Result<()> {
+/// Measures a scene.
+fn measure(report: &mut Report, only: &str, scene: &Scene, rounds: usize) -> Result<()> {
+    let denied = peers::denied(scene.prefixes);
     let mut streets = Vec::new();
     let mut held_against = BTreeMap::new();
-    for (place, (who, paths)) in EVERYBODY.into_iter().enumerate() {
-        let first =
-            paths.iter().filter(|path| *held_against.entry(**path).or_insert(place) == place).count() > 0;
-        if !first && !who.name().contains(only) {
+    for (place, (who, paths)) in scene.who.iter().enumerate() {
+        let mut is_first = false;
+        for path in *paths {
+            is_first |= *held_against.entry(*path).or_insert(place) == place;
+        }
+        if !is_first && !who.name().contains(only) {
             continue;
         }
-        let street = who.host(networks, ports).and_then(|(lab, container)| {
-            let program = who.program(&lab)?;
-            Ok((Street::through(lab, container, paths)?, program))
+        let street = who.host(scene, &denied).and_then(|(lab, container)| {
+            let program = who.program(&lab, &denied)?;
+            Ok((Street::through(lab, container, paths, scene.flows)?, program))
         });
         let (street, program) = street.with_context(|| format!("cannot set up: {}", who.name()))?;
-        street.greet().with_context(|| who.name())?;
         streets.push((who, street, program));
     }
-    let paths: BTreeSet<Path> = EVERYBODY.iter().flat_map(|(_, paths)| paths.iter().copied()).collect();
     let mut found: BTreeMap<(Path, usize), Vec<f64>> = BTreeMap::new();
     for round in 0..rounds {
-        for path in &paths {
+        for path in held_against.keys() {
             for turn in 0..streets.len() {
                 // Nobody is always behind the same neighbour.
                 let number = (turn + round) % streets.len();
@@ -203,16 +304,16 @@ fn measure(report: &mut Report, only: &str, networks: usize, ports: u16, rounds:
             }
         }
     }
-    for path in paths {
-        println!("  {}", path.name());
+    for path in held_against.into_keys() {
+        println!("  {}", scene.name(path));
         let mut first = None;
         for (number, (who, ..)) in streets.iter().enumerate() {
             let Some(samples) = found.remove(&(path, number)) else { continue };
             let first = first.get_or_insert_with(|| samples.clone());
             report.add(Figure {
-                networks,
-                ports,
-                path: path.name(),
+                networks: scene.networks,
+                ports: scene.ports,
+                path: scene.name(path),
                 who: who.name(),
                 ns: Spread::of(samples.iter().copied()).context("a round")?,
                 of_first: Spread::of(samples.iter().zip(first).map(|(sample, first)| sample / *first))

@@ -4,11 +4,19 @@
 //! Docker's lists, which grow at their head where the newest network is concerned, have them last.
 
 use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context as _, Result};
 
-use super::street::{BRIDGE, CONTAINER, CONTAINER_PORT, PUBLISHED};
+#[path = "../../../fw-user/benches/support/prefixes.rs"]
+#[expect(dead_code, reason = "single addresses are for `cargo xtask bench sets`")]
+mod prefixes;
+
+use super::street::{BRIDGE, CLIENTS, CONTAINER, CONTAINER_PORT, PUBLISHED};
 use crate::lab::Lab;
+
+/// An address and how many bits of it count.
+pub(super) type Prefix = (Ipv4Addr, u8);
 
 /// Which `iptables`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +55,14 @@ pub(super) enum Rules {
     Raw(Flavour),
     /// As [`Rules::Floor`], and unwanted ports dropped by INPUT, one rule for each wanted.
     Input(Flavour),
+    /// As [`Rules::Floor`], and unwanted ports dropped in raw PREROUTING, with an ipset.
+    RawSet,
     /// As [`Rules::Floor`], and unwanted ports dropped by an nftables chain of the device, with a set.
     Netdev,
+    /// As [`Rules::Floor`], and denied sources dropped in raw PREROUTING, with an ipset.
+    DeniedByIpset,
+    /// As [`Rules::Floor`], and denied sources dropped by an nftables chain of the device, with a set.
+    DeniedByNetdev,
 }
 
 impl Rules {
@@ -64,7 +78,10 @@ impl Rules {
             Self::SetsAndMaps => ("nftables sets and NAT maps", None),
             Self::Raw(flavour) => ("raw PREROUTING list", Some(flavour)),
             Self::Input(flavour) => ("INPUT list", Some(flavour)),
+            Self::RawSet => ("ipset in raw PREROUTING", None),
             Self::Netdev => ("nftables netdev set", None),
+            Self::DeniedByIpset => ("ipset of prefixes in raw PREROUTING", None),
+            Self::DeniedByNetdev => ("nftables netdev set of prefixes", None),
         };
         match flavour {
             Some(Flavour::Nft) => format!("{name} (nft)"),
@@ -74,7 +91,7 @@ impl Rules {
     }
 
     /// Writes them into a host.
-    pub(super) fn write(self, lab: &Lab, networks: usize, ports: u16) -> Result<()> {
+    pub(super) fn write(self, lab: &Lab, networks: usize, ports: u16, denied: &[Prefix]) -> Result<()> {
         let nat = || nat(networks, ports);
         match self {
             Self::Floor(flavour) => restore(lab, flavour, &nat()),
@@ -100,9 +117,29 @@ impl Rules {
                 let filter = format!("*filter\n{list}-A INPUT -i eth0 -j DROP\nCOMMIT\n");
                 restore(lab, flavour, &(nat() + &filter))
             }
+            Self::RawSet => {
+                let wanted = wanted(ports, |port| format!("add wanted {port}"));
+                ipset(lab, &format!("create wanted bitmap:port range 0-65535\n{wanted}"))?;
+                let rule = "-A PREROUTING -i eth0 -p udp -m set ! --match-set wanted dst -j DROP";
+                restore(lab, Flavour::Nft, &(nat() + &format!("*raw\n{rule}\nCOMMIT\n")))
+            }
             Self::Netdev => {
                 restore(lab, Flavour::Nft, &nat())?;
                 nft(lab, &netdev(ports))
+            }
+            Self::DeniedByIpset => {
+                let size = denied.len();
+                let add = denied.iter().fold(String::new(), |mut text, (address, length)| {
+                    writeln!(text, "add denied {address}/{length}").expect("a string");
+                    text
+                });
+                ipset(lab, &format!("create denied hash:net hashsize {size} maxelem {size}\n{add}"))?;
+                let rule = "-A PREROUTING -m set --match-set denied src -j DROP";
+                restore(lab, Flavour::Nft, &(nat() + &format!("*raw\n{rule}\nCOMMIT\n")))
+            }
+            Self::DeniedByNetdev => {
+                restore(lab, Flavour::Nft, &nat())?;
+                nft(lab, &netdev_sources(denied))
             }
         }
     }
@@ -116,6 +153,11 @@ fn wanted(ports: u16, line: impl Fn(u16) -> String) -> String {
 fn restore(lab: &Lab, flavour: Flavour, text: &str) -> Result<()> {
     std::fs::write(lab.path("/run/lab/rules"), text).context("cannot write rules into the lab")?;
     lab.host().script(&format!("{} </run/lab/rules", flavour.restore())).map(drop)
+}
+
+fn ipset(lab: &Lab, text: &str) -> Result<()> {
+    std::fs::write(lab.path("/run/lab/rules"), text).context("cannot write a set into the lab")?;
+    lab.host().script("ipset restore </run/lab/rules").map(drop)
 }
 
 fn nft(lab: &Lab, text: &str) -> Result<()> {
@@ -356,4 +398,40 @@ fn netdev(ports: u16) -> String {
             }}
         }}\n"
     )
+}
+
+fn netdev_sources(denied: &[Prefix]) -> String {
+    let denied = elements(denied.iter().map(|(address, length)| format!("{address}/{length}")));
+    format!(
+        "table netdev by-hand {{
+            set denied {{ type ipv4_addr; flags interval; auto-merge; elements = {{ {denied} }} }}
+            chain ingress {{
+                type filter hook ingress device \"eth0\" priority 0; policy accept;
+                ip saddr @denied drop
+            }}
+        }}\n"
+    )
+}
+
+/// So many sources that are denied, the clients' among them.
+pub(super) fn denied(prefixes: usize) -> Vec<Prefix> {
+    let Some(others) = prefixes.checked_sub(1) else { return Vec::new() };
+    let others = prefixes::mixed(others, false);
+    let mut denied: Vec<_> = others
+        .into_iter()
+        .filter_map(|(address, length)| match address {
+            IpAddr::V4(address) => Some((address, length)),
+            IpAddr::V6(_) => None,
+        })
+        .collect();
+    denied.push((CLIENTS, 24));
+    denied
+}
+
+/// As a file of a policy.
+pub(super) fn lines(prefixes: &[Prefix]) -> String {
+    prefixes.iter().fold(String::new(), |mut text, (address, length)| {
+        writeln!(text, "{address}/{length}").expect("a string");
+        text
+    })
 }

@@ -15,7 +15,7 @@ use crate::workspace;
 pub(super) struct Figure {
     pub(super) networks: usize,
     pub(super) ports: u16,
-    pub(super) path: &'static str,
+    pub(super) path: String,
     pub(super) who: String,
     /// Nanoseconds for a packet.
     pub(super) ns: Spread,
@@ -105,7 +105,7 @@ impl Report {
         );
         let mut last = None;
         for figure in &self.figures {
-            let at = (figure.networks, figure.ports, figure.path);
+            let at = (figure.networks, figure.ports, &figure.path);
             if last != Some(at) {
                 last = Some(at);
                 write!(

@@ -18,8 +18,7 @@ pub(super) const CONTAINER_PORT: u16 = 80;
 /// Nobody's port.
 const UNWANTED: u16 = 9;
 /// Clients live here, behind R; the last byte tells them apart.
-const CLIENTS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 0);
-const FLOWS: u32 = 64;
+pub(super) const CLIENTS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 0);
 
 /// Which packets, on which way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,14 +30,23 @@ pub(super) enum Path {
     /// To the published port, each the first of its connection.
     New,
     /// To a port that nobody serves.
-    Unwanted,
-    /// The same, where a TCX program drops it.
-    UnwantedAtTcx,
-    /// The same, where generic XDP drops it.
-    UnwantedAtGenericXdp,
-    /// The same, where native XDP drops it: it comes from the client's end of the wire, for what a generator has come in by
-    /// a device is behind its native XDP.
-    UnwantedAtNativeXdp,
+    Unwanted(By),
+    /// To the published port, from a source that is denied.
+    Denied(By),
+}
+
+/// Who drops what is unwanted. Those that have one of these in common are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum By {
+    /// Whoever does.
+    Anybody,
+    /// A TCX program.
+    Tcx,
+    /// Generic XDP.
+    GenericXdp,
+    /// Native XDP: packets come from the client's end of the wire, for what a generator has come in by a device is behind
+    /// its native XDP.
+    NativeXdp,
 }
 
 impl Path {
@@ -47,10 +55,14 @@ impl Path {
             Self::Established => "established in",
             Self::Reply => "reply",
             Self::New => "new flow",
-            Self::Unwanted => "unwanted",
-            Self::UnwantedAtTcx => "unwanted, dropped at TCX",
-            Self::UnwantedAtGenericXdp => "unwanted, dropped by generic XDP",
-            Self::UnwantedAtNativeXdp => "unwanted, dropped by native XDP",
+            Self::Unwanted(By::Anybody) => "unwanted",
+            Self::Unwanted(By::Tcx) => "unwanted, dropped at TCX",
+            Self::Unwanted(By::GenericXdp) => "unwanted, dropped by generic XDP",
+            Self::Unwanted(By::NativeXdp) => "unwanted, dropped by native XDP",
+            Self::Denied(By::Anybody) => "denied",
+            Self::Denied(By::Tcx) => "denied, dropped at TCX",
+            Self::Denied(By::GenericXdp) => "denied, dropped by generic XDP",
+            Self::Denied(By::NativeXdp) => "denied, dropped by native XDP",
         }
     }
 
@@ -59,15 +71,23 @@ impl Path {
         matches!(self, Self::Established | Self::Reply | Self::New)
     }
 
-    /// Packets of one sample: 10 to 40 ms, for the kernel stops a real-time thread that takes 950 ms of a second.
-    fn packets(self) -> u32 {
-        match self {
-            Self::New => 4_096,
-            Self::Established | Self::Reply | Self::Unwanted => 32_768,
-            Self::UnwantedAtTcx | Self::UnwantedAtGenericXdp | Self::UnwantedAtNativeXdp => 131_072,
-        }
+    /// The most packets that a sample should have: flows go on in the kernel's tables.
+    fn most(self) -> u32 {
+        if self == Self::New { BURST } else { PACKETS[1] }
+    }
+
+    /// Whether its packets come from the other end of the wire.
+    fn crosses(self) -> bool {
+        matches!(self, Self::Unwanted(By::NativeXdp) | Self::Denied(By::NativeXdp))
     }
 }
+
+/// Nanoseconds that a sample should take: the kernel stops a real-time thread that takes 950 ms of a second.
+const SAMPLE: f64 = 30e6;
+/// New flows at once.
+const BURST: u32 = 4_096;
+/// Packets of one sample, at the least and at the most. Like flows they are powers of two, so that each sample visits as many.
+const PACKETS: [u32; 2] = [64, 131_072];
 
 /// A host with a container, the generators that send through it and the sinks where it ends.
 pub(super) struct Street {
@@ -80,11 +100,12 @@ pub(super) struct Street {
     at_client: Sink,
 }
 
-/// Packets of one path, and the device that they come in by.
+/// Packets of one path, the device that they come in by, and how many make a sample.
 struct Traffic {
     generator: Generator,
     place: Place,
     ifindex: u32,
+    packets: u32,
 }
 
 /// Who the container is, and how it is reached.
@@ -101,7 +122,7 @@ pub(super) struct Container {
 impl Street {
     /// Sends on these paths through the host as it is now; the rules may change later. The container gets nothing else from
     /// now on.
-    pub(super) fn through(lab: Lab, container: Container, paths: &[Path]) -> Result<Self> {
+    pub(super) fn through(lab: Lab, container: Container, paths: &[Path], flows: u32) -> Result<Self> {
         let host = lab.host();
         let bridge = host.run(&["cat", &format!("/sys/class/net/{}/address", container.bridge)])?;
         let bridge: Mac = bridge.trim().parse().map_err(anyhow::Error::msg)?;
@@ -124,34 +145,34 @@ impl Street {
             bridge,
         };
         for path in paths {
-            street.traffic.insert(*path, street.traffic_of(*path)?);
+            street.traffic.insert(*path, street.traffic_of(*path, flows)?);
         }
+        street.greet(flows)?;
         Ok(street)
     }
 
-    fn traffic_of(&self, path: Path) -> Result<Traffic> {
+    fn traffic_of(&self, path: Path, flows: u32) -> Result<Traffic> {
         let from_client = |port, flows, way| {
             Generator::new((OUTSIDE_MAC, HOST_MAC), (CLIENTS, 0), (HOST, port), Client::Source, flows, way)
         };
         let (host, outside) = (self.lab.host(), self.lab.outside());
         let (generator, place, device) = match path {
-            Path::Established => (from_client(PUBLISHED, FLOWS, Way::Up)?, host, "eth0"),
             Path::New => (from_client(PUBLISHED, 1 << 22, Way::Up)?, host, "eth0"),
-            Path::Unwanted | Path::UnwantedAtTcx | Path::UnwantedAtGenericXdp => {
-                (from_client(UNWANTED, FLOWS, Way::Up)?, host, "eth0")
-            }
-            Path::UnwantedAtNativeXdp => (from_client(UNWANTED, FLOWS, Way::Across)?, outside, "eth0"),
+            Path::Unwanted(By::NativeXdp) => (from_client(UNWANTED, flows, Way::Across)?, outside, "eth0"),
+            Path::Denied(By::NativeXdp) => (from_client(PUBLISHED, flows, Way::Across)?, outside, "eth0"),
+            Path::Unwanted(_) => (from_client(UNWANTED, flows, Way::Up)?, host, "eth0"),
+            Path::Established | Path::Denied(_) => (from_client(PUBLISHED, flows, Way::Up)?, host, "eth0"),
             Path::Reply => {
                 let Container { address, mac, port, .. } = &self.container;
                 let (from, to) = ((*address, CONTAINER_PORT), (CLIENTS, 0));
                 let ends = (*mac, self.bridge);
-                let generator = Generator::new(ends, from, to, Client::Destination, FLOWS, Way::Up)?;
+                let generator = Generator::new(ends, from, to, Client::Destination, flows, Way::Up)?;
                 (generator, host, port.as_str())
             }
         };
         let ifindex =
             place.within(|| if_nametoindex(device))?.with_context(|| format!("no device {device}"))?;
-        Ok(Traffic { generator, place: place.clone(), ifindex })
+        Ok(Traffic { generator, place: place.clone(), ifindex, packets: 0 })
     }
 
     /// Whether it is measured on this path.
@@ -159,13 +180,21 @@ impl Street {
         self.traffic.contains_key(&path)
     }
 
-    /// Makes the flows that [`Path::Established`] and [`Path::Reply`] are of.
-    pub(super) fn greet(&self) -> Result<()> {
+    /// Makes the flows that [`Path::Established`] and [`Path::Reply`] are of, and finds out how many packets make a sample.
+    fn greet(&mut self, flows: u32) -> Result<()> {
         for _ in 0..2 {
             for path in [Path::Established, Path::Reply] {
-                if let Some(traffic) = self.traffic.get(&path) {
-                    traffic.send(FLOWS)?;
+                let Some(traffic) = self.traffic.get(&path) else { continue };
+                for _ in 0..flows.div_ceil(BURST) {
+                    traffic.send(flows.min(BURST))?;
                 }
+            }
+        }
+        for (path, traffic) in &mut self.traffic {
+            traffic.packets = PACKETS[0];
+            // What a run takes to begin must not count.
+            while traffic.packets < path.most() && traffic.send(traffic.packets)? < SAMPLE / 3.0 {
+                traffic.packets *= 2;
             }
         }
         Ok(())
@@ -176,11 +205,8 @@ impl Street {
         let traffic =
             self.traffic.get(&path).with_context(|| format!("{}: not measured here", path.name()))?;
         let sink = if path == Path::Reply { &self.at_client } else { &self.in_container };
-        let packets = path.packets();
-        let crossed = || {
-            let crosses = path == Path::UnwantedAtNativeXdp;
-            if crosses { self.crossed().map(Some) } else { Ok(None) }
-        };
+        let packets = traffic.packets;
+        let crossed = || if path.crosses() { self.crossed().map(Some) } else { Ok(None) };
         let (crossed_before, before) = (crossed()?, sink.arrived()?);
         let took = traffic.send(packets)?;
         let arrived = sink.arrived()? - before;

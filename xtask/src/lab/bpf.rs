@@ -1,6 +1,7 @@
 //! The few things of `bpf(2)` that the lab and the benchmarks ask of the kernel themselves: small programs in the
 //! kernel's own instructions, arrays, links, and runs on live frames. fw's own programs go through its daemon.
 
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -190,7 +191,49 @@ impl Cell {
     }
 }
 
-/// Registers of a program: R0 is what it returns, R1 its context, R6 to R9 are kept by helpers.
+/// A trie of prefixes, looked up by address; what it holds of each is a number.
+#[derive(Debug)]
+pub struct Trie(OwnedFd);
+
+impl Trie {
+    /// Makes it of these prefixes, with 1 for each.
+    pub fn make(prefixes: &[(Ipv4Addr, u8)]) -> Result<Self> {
+        let mut create = Create {
+            kind: MAP_LPM_TRIE,
+            // How many bits count, and the address as IPv6 has it.
+            key_size: 20,
+            value_size: 8,
+            max_entries: u32::try_from(prefixes.len().max(1)).context("prefixes of that number")?,
+            flags: NO_PREALLOC,
+            ..Create::default()
+        };
+        let map = descriptor(MAP_CREATE, &mut create).context("cannot make a trie of prefixes")?;
+        for (address, length) in prefixes {
+            let mut key = [0_u8; 20];
+            key[..4].copy_from_slice(&(96 + u32::from(*length)).to_ne_bytes());
+            key[4..].copy_from_slice(&address.to_ipv6_mapped().octets());
+            let value = 1_u64;
+            let mut element = Element {
+                map: map.as_raw_fd().cast_unsigned(),
+                key: key.as_ptr() as u64,
+                value: std::ptr::from_ref(&value) as u64,
+                ..Element::default()
+            };
+            call(MAP_UPDATE, &mut element).with_context(|| format!("cannot enter {address}/{length}"))?;
+        }
+        Ok(Self(map))
+    }
+
+    /// The two halves of the instruction that puts what helpers know it by into a register.
+    pub fn reference(&self, into: Register) -> [u64; 2] {
+        const PSEUDO_MAP_FD: u64 = 1;
+        let map = u64::from(self.0.as_raw_fd().cast_unsigned());
+        [0x18 | (into as u64) << 8 | PSEUDO_MAP_FD << 12 | map << 32, 0]
+    }
+}
+
+/// Registers of a program: R0 is what it returns, R1 its context, R6 to R9 are kept by helpers,
+/// R10 is the end of its stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 #[expect(missing_docs, reason = "numbers")]
@@ -204,6 +247,7 @@ pub enum Register {
     R6 = 6,
     R7 = 7,
     R8 = 8,
+    R10 = 10,
 }
 
 /// Instructions (RFC 9669): operation, registers, offset and immediate value in one word.
@@ -274,6 +318,9 @@ pub mod code {
     pub fn skip_if_greater(left: Register, right: Register, instructions: i16) -> u64 {
         word(0x2d, left, right as u64, instructions, 0)
     }
+
+    /// Puts what a map holds for the key at R2 into R0, as an address; 0 if there is nothing. The map is in R1.
+    pub const LOOK_UP: u64 = 0x85 | 1 << 32;
 
     /// Returns R0.
     pub const EXIT: u64 = 0x95;
@@ -376,4 +423,6 @@ const PROG_LOAD: u32 = 5;
 const PROG_TEST_RUN: u32 = 10;
 const LINK_CREATE: u32 = 28;
 const MAP_ARRAY: u32 = 2;
+const MAP_LPM_TRIE: u32 = 11;
+const NO_PREALLOC: u32 = 1;
 const LIVE_FRAMES: u32 = 1 << 1;

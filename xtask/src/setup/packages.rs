@@ -30,6 +30,7 @@ const PACKAGES: &[Package] = &[
         why: "the containers' only program; needs no registry",
     },
     Package { name: "tcpdump", program: "tcpdump", why: "what went over a wire when a test fails" },
+    Package { name: "ipset", program: "ipset", why: "sets that iptables asks, to measure fw against" },
     Package { name: "conntrack", program: "conntrack", why: "connections that NAT knows" },
 ];
 
