@@ -4,6 +4,7 @@ mod bare;
 mod path;
 mod peers;
 mod report;
+mod room;
 mod sample;
 mod street;
 mod traffic;

@@ -9,11 +9,12 @@ use anyhow::{Context as _, Result, ensure};
 use super::bare;
 use super::peers::{self, Flavour, Prefix, Rules};
 use super::report::{Figure, Report};
+use super::room::Room;
 use super::sample::Spread;
-use super::street::{self, By, Container, Path, Street};
+use super::street::{self, By, Container, Ground, Path, Street};
+use crate::lab::Lab;
 use crate::lab::bpf::Point;
 use crate::lab::tcx::Direction;
-use crate::lab::{Lab, Options};
 use crate::setup::{self, Part};
 use crate::workspace;
 
@@ -24,13 +25,22 @@ struct Scene {
     ports: u16,
     prefixes: usize,
     flows: u32,
+    ground: Ground,
     /// Who is measured on which paths. The first on each is the one that the others there are held against.
     who: &'static [(Who, &'static [Path])],
 }
 
 impl Scene {
     const fn of(networks: usize, ports: u16, who: &'static [(Who, &'static [Path])]) -> Self {
-        Self { networks, ports, prefixes: 0, flows: 64, who }
+        Self { networks, ports, prefixes: 0, flows: street::FEW, ground: Ground::Published, who }
+    }
+
+    const fn on(ground: Ground, who: &'static [(Who, &'static [Path])]) -> Self {
+        Self { ground, ..Self::of(1, 10, who) }
+    }
+
+    const fn with_flows(flows: u32) -> Self {
+        Self { flows, ..Self::of(1, 10, FLOWS) }
     }
 
     const fn with_prefixes(prefixes: usize) -> Self {
@@ -41,9 +51,26 @@ impl Scene {
     fn title(&self) -> String {
         let Self { networks, ports, prefixes, flows, .. } = self;
         match (prefixes, flows) {
-            (0, 64) => format!("{networks} networks, {ports} published ports"),
+            _ if self.ground == Ground::Ipv6 => "IPv6".to_owned(),
+            _ if self.ground == Ground::WithoutNat => "no NAT".to_owned(),
+            _ if let Ground::Neighbours { netfilter } = self.ground => {
+                format!("between neighbours, bridge-nf-call-iptables = {}", u8::from(netfilter))
+            }
+            (0, &street::FEW) => format!("{networks} networks, {ports} published ports"),
             (0, flows) => format!("{networks} networks, {ports} published ports, {flows} flows"),
             (prefixes, _) => format!("{prefixes} prefixes"),
+        }
+    }
+
+    /// Who of [`EVERYBODY`] is not here, and why.
+    fn skipped(&self) -> Option<&'static str> {
+        match self.ground {
+            Ground::Ipv6 => {
+                Some("Docker 28 and 29, DOCKER-USER lists: their rules are written for IPv4 alone")
+            }
+            Ground::WithoutNat => Some("Docker 28 and 29: they keep such a network apart in other ways"),
+            Ground::Neighbours { .. } => Some("nftables by hand: its FORWARD is not for neighbours"),
+            Ground::Published => None,
         }
     }
 
@@ -51,7 +78,8 @@ impl Scene {
     fn name(&self, path: Path) -> String {
         match path {
             Path::Denied(_) => format!("{}, {} prefixes", path.name(), self.prefixes),
-            Path::Established | Path::Reply if self.flows != 64 => {
+            Path::Neighbour => self.title(),
+            Path::Established | Path::Reply if self.flows != street::FEW => {
                 format!("{}, {} flows", path.name(), self.flows)
             }
             _ => path.name().to_owned(),
@@ -76,6 +104,12 @@ const FULL: &[Scene] = &[
     Scene::with_prefixes(1_000),
     Scene::with_prefixes(100_000),
     Scene::with_prefixes(1_000_000),
+    Scene::on(Ground::WithoutNat, WITHOUT_NAT),
+    Scene::on(Ground::Ipv6, OVER_IPV6),
+    Scene::on(Ground::Neighbours { netfilter: true }, NEIGHBOURS),
+    Scene::on(Ground::Neighbours { netfilter: false }, NEIGHBOURS),
+    Scene::with_flows(4_096),
+    Scene::with_flows(1 << 20),
 ];
 
 const EVERYBODY: &[(Who, &[Path])] = &[
@@ -133,6 +167,54 @@ const DENIED: &[(Who, &[Path])] = &[
     (Who::Rules(Rules::DeniedByIpset), &[Path::Denied(By::Anybody)]),
 ];
 
+/// A network whose addresses are seen outside.
+const WITHOUT_NAT: &[(Who, &[Path])] = &[
+    (Who::Rules(Rules::None), BOTH_WITHOUT_NAT),
+    (Who::Rules(Rules::Floor(Flavour::Nft)), BOTH_WITHOUT_NAT),
+    (Who::FwAlone(Xdp::Off), BOTH_WITHOUT_NAT),
+    (Who::FwBesideDocker, BOTH_WITHOUT_NAT),
+    (Who::Rules(Rules::Sets), BOTH_WITHOUT_NAT),
+    (Who::Dockerd, BOTH_WITHOUT_NAT),
+    (Who::Rules(Rules::Docker20(Flavour::Nft)), BOTH_WITHOUT_NAT),
+    (Who::Rules(Rules::Docker20(Flavour::Legacy)), BOTH_WITHOUT_NAT),
+];
+
+/// IPv6, with NAT as in IPv4, by those who have it. Docker 20.10 needs `--ip6tables`.
+const OVER_IPV6: &[(Who, &[Path])] = &[
+    (Who::Rules(Rules::Floor(Flavour::Nft)), BOTH_OVER_IPV6),
+    (Who::FwAlone(Xdp::Off), BOTH_OVER_IPV6),
+    (Who::FwBesideDocker, BOTH_OVER_IPV6),
+    (Who::Rules(Rules::Sets), BOTH_OVER_IPV6),
+    (Who::Rules(Rules::SetsAndMaps), BOTH_OVER_IPV6),
+    (Who::Dockerd, BOTH_OVER_IPV6),
+    (Who::Rules(Rules::Docker20(Flavour::Nft)), BOTH_OVER_IPV6),
+    (Who::Rules(Rules::Docker20(Flavour::Legacy)), BOTH_OVER_IPV6),
+];
+
+/// Containers on one bridge.
+const NEIGHBOURS: &[(Who, &[Path])] = &[
+    (Who::Rules(Rules::None), &[Path::Neighbour]),
+    (Who::Rules(Rules::Floor(Flavour::Nft)), &[Path::Neighbour]),
+    (Who::FwAlone(Xdp::Off), &[Path::Neighbour]),
+    (Who::FwBesideDocker, &[Path::Neighbour]),
+    (Who::Dockerd, &[Path::Neighbour]),
+    (Who::Rules(Rules::Docker20(Flavour::Nft)), &[Path::Neighbour]),
+    (Who::Rules(Rules::Docker28(Flavour::Nft)), &[Path::Neighbour]),
+    (Who::Rules(Rules::Docker20(Flavour::Legacy)), &[Path::Neighbour]),
+];
+
+/// Many flows.
+const FLOWS: &[(Who, &[Path])] = &[
+    (Who::Rules(Rules::Floor(Flavour::Nft)), BOTH),
+    (Who::FwAlone(Xdp::Off), BOTH),
+    (Who::FwBesideDocker, BOTH),
+    (Who::Rules(Rules::Sets), BOTH),
+    (Who::Rules(Rules::Docker20(Flavour::Nft)), BOTH),
+];
+
+const BOTH: &[Path] = &[Path::Established, Path::Reply];
+const BOTH_OVER_IPV6: &[Path] = &[Path::Established6, Path::Reply6];
+const BOTH_WITHOUT_NAT: &[Path] = &[Path::OutWithoutNat, Path::InWithoutNat];
 /// Ways through every host that forwards.
 const ALL: &[Path] = &[Path::Established, Path::Reply, Path::New, Path::Unwanted(By::Anybody)];
 const ANYBODY: &[Path] = &[Path::Unwanted(By::Anybody)];
@@ -189,32 +271,29 @@ impl Who {
 
     /// A host with all its rules.
     fn host(self, scene: &Scene, denied: &[Prefix]) -> Result<(Lab, Container)> {
-        let Scene { networks, ports, .. } = *scene;
-        let by_docker = |networks, ports, arguments: &[&str]| {
-            let dockerd = arguments.iter().map(ToString::to_string).collect();
-            let options = Options { dockerd, userland_proxy: false, ..Options::default() };
-            street::docker(options, networks, ports)
-        };
+        let Scene { networks, ports, ground, .. } = *scene;
+        let stock: &[&str] = if ground == Ground::Ipv6 { &["--experimental", "--ip6tables"] } else { &[] };
+        let without_iptables = &["--iptables=false"];
         match self {
             Self::Rules(rules) => {
-                let (lab, container) = street::plain()?;
-                rules.write(&lab, networks, ports, denied)?;
+                let (lab, container) = street::plain(ground)?;
+                rules.write(&lab, ground, networks, ports, denied)?;
                 Ok((lab, container))
             }
-            Self::Bare(_) => street::plain(),
-            Self::Dockerd => by_docker(networks, ports, &[]),
+            Self::Bare(_) => street::plain(ground),
+            Self::Dockerd => street::docker(ground, stock, networks, ports),
             Self::FwBesideDocker => {
-                let (lab, container) = by_docker(networks, ports, &[])?;
+                let (lab, container) = street::docker(ground, stock, networks, ports)?;
                 filter(&lab, ports, denied, Xdp::Off, "")?;
                 Ok((lab, container))
             }
             Self::FwAlone(xdp) => {
-                let (lab, container) = by_docker(networks, ports, &["--iptables=false"])?;
+                let (lab, container) = street::docker(ground, without_iptables, networks, ports)?;
                 filter(&lab, ports, denied, xdp, NAT_BY_FW)?;
                 Ok((lab, container))
             }
             Self::FwDropping(xdp) => {
-                let (lab, container) = by_docker(1, 10, &["--iptables=false"])?;
+                let (lab, container) = street::docker(ground, without_iptables, 1, 10)?;
                 filter(&lab, ports, denied, xdp, NAT_BY_FW)?;
                 Ok((lab, container))
             }
@@ -265,6 +344,9 @@ pub(super) fn run(quick: bool, only: &str, docs: bool) -> Result<()> {
             continue;
         }
         println!("\n{}", scene.title());
+        if let Some(skipped) = scene.skipped() {
+            println!("  SKIPPED: {skipped}");
+        }
         measure(&mut report, if by_title { "" } else { only }, scene, rounds)?;
     }
     report.end(docs)
@@ -273,6 +355,7 @@ pub(super) fn run(quick: bool, only: &str, docs: bool) -> Result<()> {
 /// Measures a scene.
 fn measure(report: &mut Report, only: &str, scene: &Scene, rounds: usize) -> Result<()> {
     let denied = peers::denied(scene.prefixes);
+    let _room = if scene.flows > street::FEW { Some(Room::make(2 * scene.flows)?) } else { None };
     let mut streets = Vec::new();
     let mut held_against = BTreeMap::new();
     for (place, (who, paths)) in scene.who.iter().enumerate() {
@@ -289,6 +372,15 @@ fn measure(report: &mut Report, only: &str, scene: &Scene, rounds: usize) -> Res
         });
         let (street, program) = street.with_context(|| format!("cannot set up: {}", who.name()))?;
         streets.push((who, street, program));
+    }
+    // By turns, so that nobody's are at the head of all of the kernel's lists. Twice, so that each has had an answer.
+    for _ in 0..2 * scene.flows.div_ceil(street::BURST) {
+        for (who, street, _) in &streets {
+            street.greet(scene.flows).with_context(|| who.name())?;
+        }
+    }
+    for (who, street, _) in &mut streets {
+        street.calibrate().with_context(|| who.name())?;
     }
     let mut found: BTreeMap<(Path, usize), Vec<f64>> = BTreeMap::new();
     for round in 0..rounds {

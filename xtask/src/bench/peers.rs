@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 #[expect(dead_code, reason = "single addresses are for `cargo xtask bench sets`")]
 mod prefixes;
 
-use super::street::{BRIDGE, CLIENTS, CONTAINER, CONTAINER_PORT, PUBLISHED};
+use super::street::{BRIDGE, CLIENTS, CONTAINER, CONTAINER_PORT, CONTAINER6, Ground, PUBLISHED};
 use crate::lab::Lab;
 
 /// An address and how many bits of it count.
@@ -26,10 +26,11 @@ pub(super) enum Flavour {
 }
 
 impl Flavour {
+    /// Its program for whole tables, behind `ip` or `ip6`.
     fn restore(self) -> &'static str {
         match self {
-            Self::Nft => "iptables-nft-restore",
-            Self::Legacy => "iptables-legacy-restore",
+            Self::Nft => "tables-nft-restore",
+            Self::Legacy => "tables-legacy-restore",
         }
     }
 }
@@ -37,6 +38,8 @@ impl Flavour {
 /// Somebody's rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rules {
+    /// None at all.
+    None,
     /// NAT alone: the floor.
     Floor(Flavour),
     /// Docker 20.10 to 27.
@@ -69,6 +72,7 @@ impl Rules {
     /// What reports call it.
     pub(super) fn name(self) -> String {
         let (name, flavour) = match self {
+            Self::None => ("no rules", None),
             Self::Floor(flavour) => ("NAT alone", Some(flavour)),
             Self::Docker20(flavour) => ("Docker 20-27 rules", Some(flavour)),
             Self::Docker28(flavour) => ("Docker 28 rules", Some(flavour)),
@@ -91,9 +95,27 @@ impl Rules {
     }
 
     /// Writes them into a host.
-    pub(super) fn write(self, lab: &Lab, networks: usize, ports: u16, denied: &[Prefix]) -> Result<()> {
+    pub(super) fn write(
+        self,
+        lab: &Lab,
+        ground: Ground,
+        networks: usize,
+        ports: u16,
+        denied: &[Prefix],
+    ) -> Result<()> {
         let nat = || nat(networks, ports);
+        let restore = |lab: &Lab, flavour: Flavour, text: &str| match ground {
+            Ground::Ipv6 => put(lab, &format!("ip6{}", flavour.restore()), &over_ipv6(text)),
+            Ground::WithoutNat => put(lab, &format!("ip{}", flavour.restore()), &not_masqueraded(text)),
+            _ => put(lab, &format!("ip{}", flavour.restore()), text),
+        };
+        let nft = |lab: &Lab, text: &str| match ground {
+            Ground::Ipv6 => put(lab, "nft -f -", &over_ipv6(text)),
+            _ => put(lab, "nft -f -", text),
+        };
+        let ipset = |lab: &Lab, text: &str| put(lab, "ipset restore", text);
         match self {
+            Self::None => Ok(()),
             Self::Floor(flavour) => restore(lab, flavour, &nat()),
             Self::Docker20(flavour) => restore(lab, flavour, &(nat() + &docker20(networks, ports, ""))),
             Self::Docker28(flavour) => restore(lab, flavour, &(nat() + &docker28(networks, ports))),
@@ -150,19 +172,34 @@ fn wanted(ports: u16, line: impl Fn(u16) -> String) -> String {
     (0..ports).map(|number| line(published(number).0) + "\n").collect()
 }
 
-fn restore(lab: &Lab, flavour: Flavour, text: &str) -> Result<()> {
+/// Has a program read rules.
+fn put(lab: &Lab, program: &str, text: &str) -> Result<()> {
     std::fs::write(lab.path("/run/lab/rules"), text).context("cannot write rules into the lab")?;
-    lab.host().script(&format!("{} </run/lab/rules", flavour.restore())).map(drop)
+    lab.host().script(&format!("{program} </run/lab/rules")).map(drop)
 }
 
-fn ipset(lab: &Lab, text: &str) -> Result<()> {
-    std::fs::write(lab.path("/run/lab/rules"), text).context("cannot write a set into the lab")?;
-    lab.host().script("ipset restore </run/lab/rules").map(drop)
+/// The same rules for IPv6; of subnets, the first.
+fn over_ipv6(text: &str) -> String {
+    [
+        (format!("{CONTAINER}:"), format!("[{CONTAINER6}]:")),
+        (CONTAINER.to_string(), CONTAINER6.to_string()),
+        (network(0).1, format!("{CONTAINER6}/64")),
+        ("table ip ".to_owned(), "table ip6 ".to_owned()),
+        ("ipv4_addr".to_owned(), "ipv6_addr".to_owned()),
+        ("ip daddr".to_owned(), "ip6 daddr".to_owned()),
+        ("ip saddr".to_owned(), "ip6 saddr".to_owned()),
+        ("dnat ip to".to_owned(), "dnat ip6 to".to_owned()),
+    ]
+    .iter()
+    .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
-fn nft(lab: &Lab, text: &str) -> Result<()> {
-    std::fs::write(lab.path("/run/lab/rules"), text).context("cannot write rules into the lab")?;
-    lab.host().run(&["nft", "-f", "/run/lab/rules"]).map(drop)
+/// The same rules where the first network's addresses are seen outside.
+fn not_masqueraded(text: &str) -> String {
+    let of_first = format!("-A POSTROUTING -s {} ", network(0).1);
+    text.lines()
+        .filter(|line| !line.starts_with(&of_first))
+        .fold(String::new(), |text, line| text + line + "\n")
 }
 
 /// Name of the bridge of a network, and its subnet.

@@ -1,7 +1,7 @@
 //! What is measured: one host between a client and a container, with somebody's rules.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::net::if_::if_nametoindex;
@@ -10,7 +10,7 @@ use super::peers;
 use super::sample::{alone, spent};
 use super::traffic::{Client, Generator, Sink, Way};
 use crate::lab::frame::Mac;
-use crate::lab::{HOST, HOST_MAC, Lab, OUTSIDE, OUTSIDE_MAC, Options, Place};
+use crate::lab::{self, HOST, HOST_MAC, HOST6, Lab, OUTSIDE, OUTSIDE_MAC, OUTSIDE6, Options, Place};
 
 /// The port that is published, and the container's.
 pub(super) const PUBLISHED: u16 = 8080;
@@ -19,6 +19,7 @@ pub(super) const CONTAINER_PORT: u16 = 80;
 const UNWANTED: u16 = 9;
 /// Clients live here, behind R; the last byte tells them apart.
 pub(super) const CLIENTS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 0);
+const CLIENTS6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xc6, 0, 0, 0, 0, 0);
 
 /// Which packets, on which way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +34,29 @@ pub(super) enum Path {
     Unwanted(By),
     /// To the published port, from a source that is denied.
     Denied(By),
+    /// As [`Path::Established`], over IPv6.
+    Established6,
+    /// As [`Path::Reply`], over IPv6.
+    Reply6,
+    /// From the container of a network whose addresses are not masqueraded, of connections that it has opened.
+    OutWithoutNat,
+    /// Back to it.
+    InWithoutNat,
+    /// From one container to another on the same bridge.
+    Neighbour,
+}
+
+/// What the measured network is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ground {
+    /// IPv4, with ports published by NAT.
+    Published,
+    /// IPv6, with ports published by NAT.
+    Ipv6,
+    /// IPv4, not masqueraded.
+    WithoutNat,
+    /// One with a second container, and whether bridged packets visit iptables.
+    Neighbours { netfilter: bool },
 }
 
 /// Who drops what is unwanted. Those that have one of these in common are compared.
@@ -63,12 +87,17 @@ impl Path {
             Self::Denied(By::Tcx) => "denied, dropped at TCX",
             Self::Denied(By::GenericXdp) => "denied, dropped by generic XDP",
             Self::Denied(By::NativeXdp) => "denied, dropped by native XDP",
+            Self::Established6 => "established in, IPv6",
+            Self::Reply6 => "reply, IPv6",
+            Self::OutWithoutNat => "established out, no NAT",
+            Self::InWithoutNat => "reply in, no NAT",
+            Self::Neighbour => "between neighbours",
         }
     }
 
     /// Whether its packets have to arrive.
     fn is_wanted(self) -> bool {
-        matches!(self, Self::Established | Self::Reply | Self::New)
+        !matches!(self, Self::Unwanted(_) | Self::Denied(_))
     }
 
     /// The most packets that a sample should have: flows go on in the kernel's tables.
@@ -82,10 +111,22 @@ impl Path {
     }
 }
 
+/// Paths whose packets belong to flows that are there: whoever opens one comes first.
+const OF_ONE_FLOW: [Path; 7] = [
+    Path::Established,
+    Path::Reply,
+    Path::Established6,
+    Path::Reply6,
+    Path::OutWithoutNat,
+    Path::InWithoutNat,
+    Path::Neighbour,
+];
 /// Nanoseconds that a sample should take: the kernel stops a real-time thread that takes 950 ms of a second.
 const SAMPLE: f64 = 30e6;
+/// Flows of those that go on, if nothing else is asked for.
+pub(super) const FEW: u32 = 64;
 /// New flows at once.
-const BURST: u32 = 4_096;
+pub(super) const BURST: u32 = 4_096;
 /// Packets of one sample, at the least and at the most. Like flows they are powers of two, so that each sample visits as many.
 const PACKETS: [u32; 2] = [64, 131_072];
 
@@ -98,6 +139,7 @@ pub(super) struct Street {
     traffic: BTreeMap<Path, Traffic>,
     in_container: Sink,
     at_client: Sink,
+    at_neighbour: Option<Sink>,
 }
 
 /// Packets of one path, the device that they come in by, and how many make a sample.
@@ -111,12 +153,13 @@ struct Traffic {
 /// Who the container is, and how it is reached.
 pub(super) struct Container {
     pub(super) place: Place,
-    pub(super) address: Ipv4Addr,
     pub(super) mac: Mac,
     /// The host's end of its link.
     pub(super) port: String,
     /// The bridge with that port.
     pub(super) bridge: String,
+    /// Another container there, its address on the wire and the host's end of its link.
+    pub(super) neighbour: Option<(Place, Mac, String)>,
 }
 
 impl Street {
@@ -126,47 +169,76 @@ impl Street {
         let host = lab.host();
         let bridge = host.run(&["cat", &format!("/sys/class/net/{}/address", container.bridge)])?;
         let bridge: Mac = bridge.trim().parse().map_err(anyhow::Error::msg)?;
-        let Container { address, mac, bridge: device, .. } = &container;
+        let Container { mac, bridge: device, .. } = &container;
         // The sinks take ARP as well.
         host.script(&format!(
-            "ip neigh replace {address} lladdr {mac} dev {device} nud permanent
+            "ip neigh replace {CONTAINER} lladdr {mac} dev {device} nud permanent
              ip neigh replace {OUTSIDE} lladdr {OUTSIDE_MAC} dev eth0 nud permanent
-             ip route replace {CLIENTS}/24 via {OUTSIDE}"
+             ip route replace {CLIENTS}/24 via {OUTSIDE}
+             ip neigh replace {CONTAINER6} lladdr {mac} dev {device} nud permanent
+             ip neigh replace {OUTSIDE6} lladdr {OUTSIDE_MAC} dev eth0 nud permanent
+             ip -6 route replace {CLIENTS6}/64 via {OUTSIDE6} dev eth0"
         ))?;
         container.place.script(&format!(
             "ip neigh replace $(ip route | sed -n 's/default via \\([0-9.]*\\).*/\\1/p') lladdr {bridge} dev eth0 nud permanent"
         ))?;
+        if let Some((_, mac, port)) = &container.neighbour {
+            // It says nothing of its own, and a bridge floods what it knows no port for, hairpin ports among them.
+            host.script(&format!("bridge fdb replace {mac} dev {port} master static"))?;
+        }
         let mut street = Self {
             in_container: Sink::attach(&container.place, "eth0")?,
             at_client: Sink::attach(lab.outside(), "eth0")?,
+            at_neighbour: match &container.neighbour {
+                Some((place, ..)) => Some(Sink::attach(place, "eth0")?),
+                None => None,
+            },
             traffic: BTreeMap::new(),
             lab,
             container,
             bridge,
         };
+        if flows > FEW {
+            // Making them takes a while, and then they are visited by turns.
+            street.lab.host().script(
+                "cd /proc/sys/net/netfilter; for t in udp_timeout udp_timeout_stream; do echo 3600 >nf_conntrack_$t; done",
+            )?;
+        }
         for path in paths {
             street.traffic.insert(*path, street.traffic_of(*path, flows)?);
         }
-        street.greet(flows)?;
         Ok(street)
     }
 
     fn traffic_of(&self, path: Path, flows: u32) -> Result<Traffic> {
-        let from_client = |port, flows, way| {
-            Generator::new((OUTSIDE_MAC, HOST_MAC), (CLIENTS, 0), (HOST, port), Client::Source, flows, way)
-        };
         let (host, outside) = (self.lab.host(), self.lab.outside());
+        let from_client = |to: (IpAddr, u16), flows, way| {
+            let clients = if to.0.is_ipv4() { IpAddr::from(CLIENTS) } else { IpAddr::from(CLIENTS6) };
+            Generator::new((OUTSIDE_MAC, HOST_MAC), (clients, 0), to, Client::Source, flows, way)
+        };
+        let Container { mac, port, neighbour, .. } = &self.container;
+        let to_client = |from: IpAddr| {
+            let clients = if from.is_ipv4() { IpAddr::from(CLIENTS) } else { IpAddr::from(CLIENTS6) };
+            let ends = (*mac, self.bridge);
+            Generator::new(ends, (from, CONTAINER_PORT), (clients, 0), Client::Destination, flows, Way::Up)
+        };
+        let (published, unwanted) = ((HOST.into(), PUBLISHED), (HOST.into(), UNWANTED));
         let (generator, place, device) = match path {
-            Path::New => (from_client(PUBLISHED, 1 << 22, Way::Up)?, host, "eth0"),
-            Path::Unwanted(By::NativeXdp) => (from_client(UNWANTED, flows, Way::Across)?, outside, "eth0"),
-            Path::Denied(By::NativeXdp) => (from_client(PUBLISHED, flows, Way::Across)?, outside, "eth0"),
-            Path::Unwanted(_) => (from_client(UNWANTED, flows, Way::Up)?, host, "eth0"),
-            Path::Established | Path::Denied(_) => (from_client(PUBLISHED, flows, Way::Up)?, host, "eth0"),
-            Path::Reply => {
-                let Container { address, mac, port, .. } = &self.container;
-                let (from, to) = ((*address, CONTAINER_PORT), (CLIENTS, 0));
-                let ends = (*mac, self.bridge);
-                let generator = Generator::new(ends, from, to, Client::Destination, flows, Way::Up)?;
+            Path::New => (from_client(published, 1 << 22, Way::Up)?, host, "eth0"),
+            Path::Unwanted(By::NativeXdp) => (from_client(unwanted, flows, Way::Across)?, outside, "eth0"),
+            Path::Denied(By::NativeXdp) => (from_client(published, flows, Way::Across)?, outside, "eth0"),
+            Path::Unwanted(_) => (from_client(unwanted, flows, Way::Up)?, host, "eth0"),
+            Path::Established | Path::Denied(_) => (from_client(published, flows, Way::Up)?, host, "eth0"),
+            Path::Established6 => (from_client((HOST6.into(), PUBLISHED), flows, Way::Up)?, host, "eth0"),
+            Path::InWithoutNat => {
+                (from_client((CONTAINER.into(), CONTAINER_PORT), flows, Way::Up)?, host, "eth0")
+            }
+            Path::Reply | Path::OutWithoutNat => (to_client(CONTAINER.into())?, host, port.as_str()),
+            Path::Reply6 => (to_client(CONTAINER6.into())?, host, port.as_str()),
+            Path::Neighbour => {
+                let (_, to, _) = neighbour.as_ref().context("there is no neighbour")?;
+                let (from, at) = ((CONTAINER.into(), 0), (NEIGHBOUR.into(), CONTAINER_PORT));
+                let generator = Generator::new((*mac, *to), from, at, Client::OneSource, flows, Way::Up)?;
                 (generator, host, port.as_str())
             }
         };
@@ -180,16 +252,18 @@ impl Street {
         self.traffic.contains_key(&path)
     }
 
-    /// Makes the flows that [`Path::Established`] and [`Path::Reply`] are of, and finds out how many packets make a sample.
-    fn greet(&mut self, flows: u32) -> Result<()> {
-        for _ in 0..2 {
-            for path in [Path::Established, Path::Reply] {
-                let Some(traffic) = self.traffic.get(&path) else { continue };
-                for _ in 0..flows.div_ceil(BURST) {
-                    traffic.send(flows.min(BURST))?;
-                }
+    /// Makes the flows that are established, or as many of them as [`BURST`].
+    pub(super) fn greet(&self, flows: u32) -> Result<()> {
+        for path in OF_ONE_FLOW {
+            if let Some(traffic) = self.traffic.get(&path) {
+                traffic.send(flows.min(BURST))?;
             }
         }
+        Ok(())
+    }
+
+    /// Finds out how many packets make a sample.
+    pub(super) fn calibrate(&mut self) -> Result<()> {
         for (path, traffic) in &mut self.traffic {
             traffic.packets = PACKETS[0];
             // What a run takes to begin must not count.
@@ -204,7 +278,11 @@ impl Street {
     pub(super) fn sample(&self, path: Path) -> Result<f64> {
         let traffic =
             self.traffic.get(&path).with_context(|| format!("{}: not measured here", path.name()))?;
-        let sink = if path == Path::Reply { &self.at_client } else { &self.in_container };
+        let sink = match path {
+            Path::Reply | Path::Reply6 | Path::OutWithoutNat => &self.at_client,
+            Path::Neighbour => self.at_neighbour.as_ref().context("there is no neighbour")?,
+            _ => &self.in_container,
+        };
         let packets = traffic.packets;
         let crossed = || if path.crosses() { self.crossed().map(Some) } else { Ok(None) };
         let (crossed_before, before) = (crossed()?, sink.arrived()?);
@@ -244,66 +322,96 @@ impl Traffic {
 }
 
 /// A host without Docker: one bridge with one container, wired as Docker does it.
-pub(super) fn plain() -> Result<(Lab, Container)> {
+pub(super) fn plain(ground: Ground) -> Result<(Lab, Container)> {
     let lab = Lab::without_docker(Options { forward_accept: true, ..Options::default() })?;
-    lab.further("c")?;
-    let place = lab.place("c", "/run/netns/c");
     lab.host().script(&format!(
         "
         ip link add {BRIDGE} address 02:42:0a:64:00:01 type bridge
         ip addr add 10.100.0.1/24 dev {BRIDGE}
+        ip addr add {GATEWAY6}/64 dev {BRIDGE} nodad
         ip link set {BRIDGE} up
-        ip link add vethc type veth peer name eth0 address 02:42:0a:64:00:02 netns c
-        ip link set vethc master {BRIDGE}
-        ip link set vethc up
-        ip -n c addr add {CONTAINER}/24 dev eth0
-        ip -n c link set eth0 up
-        ip -n c route add default via 10.100.0.1
         echo 1 >/proc/sys/net/ipv4/ip_forward
         "
     ))?;
-    let container = Container {
-        place,
-        address: CONTAINER,
-        mac: Mac([0x02, 0x42, 0x0a, 0x64, 0, 2]),
-        port: "vethc".to_owned(),
-        bridge: BRIDGE.to_owned(),
+    let inhabitant = |name: &str, address, mac: Mac| {
+        let place = lab.further(name)?;
+        lab.host().script(&format!(
+            "
+            ip link add veth{name} type veth peer name eth0 address {mac} netns {name}
+            ip link set veth{name} master {BRIDGE}
+            ip link set veth{name} up
+            ip -n {name} addr add {address}/24 dev eth0
+            ip -n {name} link set eth0 up
+            ip -n {name} route add default via 10.100.0.1
+            "
+        ))?;
+        anyhow::Ok((place, mac, format!("veth{name}")))
     };
-    Ok((lab, container))
+    let (place, mac, port) = inhabitant("c", CONTAINER, Mac([0x02, 0x42, 0x0a, 0x64, 0, 2]))?;
+    let neighbour = match ground {
+        Ground::Neighbours { netfilter } => {
+            lab.set_bridge_netfilter(netfilter)?;
+            Some(inhabitant("d", NEIGHBOUR, Mac([0x02, 0x42, 0x0a, 0x64, 0, 3]))?)
+        }
+        _ => None,
+    };
+    Ok((lab, Container { place, mac, port, bridge: BRIDGE.to_owned(), neighbour }))
 }
 
 /// A host with a dockerd, `networks` networks, and a container on the first that publishes `ports` ports.
-pub(super) fn docker(options: Options, networks: usize, ports: u16) -> Result<(Lab, Container)> {
-    let lab = Lab::start(options)?;
+pub(super) fn docker(
+    ground: Ground,
+    arguments: &[&str],
+    networks: usize,
+    ports: u16,
+) -> Result<(Lab, Container)> {
+    let bridge_netfilter = !matches!(ground, Ground::Neighbours { netfilter: false });
+    let dockerd = arguments.iter().map(ToString::to_string).collect();
+    let lab = Lab::start(Options { dockerd, userland_proxy: false, bridge_netfilter, ..Options::default() })?;
+    let subnet6 = format!("{GATEWAY6}/64");
+    let ipv6 = ["--ipv6", "--subnet", &subnet6];
+    let not_masqueraded = ["-o", "com.docker.network.bridge.enable_ip_masquerade=false"];
     for number in 0..networks {
         let (_, subnet) = peers::network(number);
-        lab.network(&format!("n{number}"), &["--subnet", &subnet])?;
+        let mut options = vec!["--subnet", &subnet];
+        match (number, ground) {
+            (0, Ground::Ipv6) => options.extend(ipv6),
+            (0, Ground::WithoutNat) => options.extend(not_masqueraded),
+            _ => {}
+        }
+        lab.network(&format!("n{number}"), &options)?;
     }
-    let address = CONTAINER.to_string();
-    let further = format!(
-        "-p={}-{}:{}-{}/udp",
-        PUBLISHED + 1,
-        PUBLISHED + ports - 1,
-        PUBLISHED + 1,
-        PUBLISHED + ports - 1
-    );
+    let (address, address6) = (CONTAINER.to_string(), CONTAINER6.to_string());
+    let (first, last) = (PUBLISHED + 1, PUBLISHED + ports - 1);
+    let further = format!("-p={first}-{last}:{first}-{last}/udp");
     let measured = format!("-p={PUBLISHED}:{CONTAINER_PORT}/udp");
     let mut options = vec!["--network=n0", "--ip", &address, &measured];
     if ports > 1 {
         options.push(&further);
     }
-    let container = lab.container("measured", &options).context("the container that is measured")?;
-    let port = lab.port_of(&container)?;
-    let container = Container {
-        address: CONTAINER,
-        mac: container.mac.context("a container on a bridge has a MAC address")?,
-        place: container.place,
-        port,
-        bridge: "br-n0".to_owned(),
+    if ground == Ground::Ipv6 {
+        options.extend(["--ip6", &address6]);
+    }
+    let on_the_wire = |container: &lab::Container| {
+        container.mac.context("a container on a bridge has an address on the wire")
     };
-    Ok((lab, container))
+    let container = lab.container("measured", &options).context("the container that is measured")?;
+    let neighbour = match ground {
+        Ground::Neighbours { .. } => {
+            let address = NEIGHBOUR.to_string();
+            let neighbour = lab.container("neighbour", &["--network=n0", "--ip", &address])?;
+            let (mac, port) = (on_the_wire(&neighbour)?, lab.port_of(&neighbour)?);
+            Some((neighbour.place, mac, port))
+        }
+        _ => None,
+    };
+    let (port, mac) = (lab.port_of(&container)?, on_the_wire(&container)?);
+    Ok((lab, Container { place: container.place, mac, port, bridge: BRIDGE.to_owned(), neighbour }))
 }
 
-/// The container's address and its bridge where there is no Docker.
+/// The container's address and its bridge, and who else has one there.
 pub(super) const CONTAINER: Ipv4Addr = Ipv4Addr::new(10, 100, 0, 2);
+pub(super) const CONTAINER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x64, 0, 0, 0, 0, 2);
+const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x64, 0, 0, 0, 0, 1);
+const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(10, 100, 0, 3);
 pub(super) const BRIDGE: &str = "br-n0";

@@ -1,7 +1,7 @@
 //! Packets made and counted by programs in the kernel: no sender's system calls in what is measured, and no packet that
 //! was lost passes for a fast one.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context as _, Result};
@@ -23,6 +23,8 @@ const COUNTER: i16 = 64;
 pub(super) enum Client {
     Source,
     Destination,
+    /// The source, of which the port alone changes.
+    OneSource,
 }
 
 /// Where a generator's packets go. The numbers are `enum xdp_action` of linux/bpf.h.
@@ -44,28 +46,30 @@ impl Generator {
     /// 32768.
     pub(super) fn new(
         (from, to): (Mac, Mac),
-        source: (Ipv4Addr, u16),
-        destination: (Ipv4Addr, u16),
+        source: (IpAddr, u16),
+        destination: (IpAddr, u16),
         client: Client,
         flows: u32,
         way: Way,
     ) -> Result<Self> {
-        let with_port = |(address, port): (Ipv4Addr, u16)| (IpAddr::from(address), port);
-        let mut packet = frame::udp(with_port(source), with_port(destination), &[0; LENGTH - 42]);
-        // No checksum (RFC 768): it would change with the client's port. What the last byte of the address gains, the
-        // identification loses, and the header's checksum stays right.
-        packet[26..28].fill(0);
-        packet[4..6].copy_from_slice(&[0, 0xff]);
-        packet[10..12].fill(0);
-        let sum = frame::checksum(&packet[..20]);
-        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        let header = if source.0.is_ipv4() { 20 } else { 40 };
+        let mut packet = frame::udp(source, destination, &vec![0; LENGTH - 14 - header - 8]);
+        // No checksum (RFC 768): it would change with the client's port. Who forwards does not ask, in IPv6 neither.
+        packet[header + 6..header + 8].fill(0);
+        if source.0.is_ipv4() {
+            // What the last byte of the address gains, the identification loses, and the header's checksum stays right.
+            packet[4..6].copy_from_slice(&[0, 0xff]);
+            packet[10..12].fill(0);
+            let sum = frame::checksum(&packet[..20]);
+            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        }
         let cell = Cell::make(LENGTH + 16)?;
         let mut value = frame::ip_frame(to, from, &packet);
         value.extend(0_u64.to_ne_bytes());
         value.extend(u64::from(flows - 1).to_ne_bytes());
         cell.write(&value)?;
         // The program keeps the cell.
-        Ok(Self(Program::load(Kind::Xdp, &writer(&cell, client, way))?))
+        Ok(Self(Program::load(Kind::Xdp, &writer(&cell, source.0.is_ipv4(), client, way))?))
     }
 
     /// Lets so many packets come in by this device of the calling thread's network.
@@ -75,13 +79,15 @@ impl Generator {
 }
 
 /// The program: copies the frame from its cell, counts, and writes the client's port and address.
-fn writer(cell: &Cell, client: Client, way: Way) -> Vec<u64> {
+fn writer(cell: &Cell, ipv4: bool, client: Client, way: Way) -> Vec<u64> {
     use Register::{R0, R1, R2, R3, R4, R5, R6, R7, R8};
     use Width::{Byte, Double, Half, Word};
     const IDENTIFICATION: i16 = 19;
-    let (port, address) = match client {
-        Client::Source => (34, 29),
-        Client::Destination => (36, 33),
+    let (port, address) = match (ipv4, client) {
+        (true, Client::Source | Client::OneSource) => (34, 29),
+        (true, Client::Destination) => (36, 33),
+        (false, Client::Source | Client::OneSource) => (54, 37),
+        (false, Client::Destination) => (56, 53),
     };
     let mut code = vec![
         load(Word, R6, R1, 0),
@@ -112,12 +118,18 @@ fn writer(cell: &Cell, client: Client, way: Way) -> Vec<u64> {
         store(Half, R6, port, R4),
         with(Do::ShiftRight, R3, 15),
         with(Do::And, R3, 0x7f),
-        store(Byte, R6, address, R3),
-        with(Do::Move, R4, 0xff),
-        by(Do::Subtract, R4, R3),
-        store(Byte, R6, IDENTIFICATION, R4),
-        with(Do::Move, R0, way as i32),
     ]);
+    if client != Client::OneSource {
+        rest.push(store(Byte, R6, address, R3));
+        if ipv4 {
+            rest.extend([
+                with(Do::Move, R4, 0xff),
+                by(Do::Subtract, R4, R3),
+                store(Byte, R6, IDENTIFICATION, R4),
+            ]);
+        }
+    }
+    rest.push(with(Do::Move, R0, way as i32));
     // A frame that is too short is XDP_ABORTED; nothing makes one.
     code.push(skip_if_greater(R2, R7, i16::try_from(rest.len()).expect("a short program")));
     code.extend(rest);
