@@ -20,7 +20,6 @@ use crate::netlink::{self, Changed, HostSnapshot, Joined, NetlinkError, Watch};
 use crate::plan::{State, Step, plan};
 use crate::policy::Policy;
 
-mod backend;
 mod backstop;
 mod control;
 mod fast_path;

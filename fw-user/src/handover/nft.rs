@@ -195,15 +195,16 @@ impl Nft {
         Ok(())
     }
 
-    /// Whether Docker's own tables translate (29 and later, with its nftables backend).
-    pub fn docker_writes(&self) -> Result<bool, HandoverError> {
-        Ok(self.list("ip docker-bridges")?.is_some() || self.list("ip6 docker-bridges")?.is_some())
-    }
-
-    /// What Docker's own nftables rules make of our marks; `None` where it has none.
+    /// What Docker's own nftables rules make of our marks; `None` where it has none (they translate, where it has any).
+    ///
+    /// Without them it is one run of nft.
     pub fn docker(&self, marks: Marks) -> Result<Option<Native>, HandoverError> {
-        let tables = [self.list("ip docker-bridges")?, self.list("ip6 docker-bridges")?];
-        Ok(Native::read(&tables.into_iter().flatten().collect::<String>(), marks))
+        let tables = self.ask(&["list", "tables"])?.unwrap_or_default();
+        let theirs = ["ip docker-bridges", "ip6 docker-bridges"];
+        let stand = |table: &&str| tables.lines().any(|line| line.strip_prefix("table ") == Some(*table));
+        let texts: Vec<_> =
+            theirs.into_iter().filter(stand).map(|table| self.list(table)).collect::<Result<_, _>>()?;
+        Ok(Native::read(&texts.into_iter().flatten().collect::<String>(), marks))
     }
 
     /// The table without its counters; `None` if there is none, or a kernel that has none of its family.
@@ -212,8 +213,12 @@ impl Nft {
     }
 
     fn list(&self, table: &str) -> Result<Option<String>, HandoverError> {
-        let arguments: Vec<&str> = ["-s", "list", "table"].into_iter().chain(table.split(' ')).collect();
-        let output = run(&self.program, &arguments, "", PATIENCE)?;
+        self.ask(&["-s", "list", "table"].into_iter().chain(table.split(' ')).collect::<Vec<_>>())
+    }
+
+    /// What nft prints; `None` for what is not there.
+    fn ask(&self, arguments: &[&str]) -> Result<Option<String>, HandoverError> {
+        let output = run(&self.program, arguments, "", PATIENCE)?;
         if output.ok {
             return Ok(Some(output.stdout));
         }

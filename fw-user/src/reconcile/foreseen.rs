@@ -1,7 +1,7 @@
 //! What a pass would change beside the maps and hooks, for `fw plan`: rules in iptables, tables of nftables.
 
 use super::chain;
-use super::handed::{HandOver, Handed};
+use super::handed::{HandOver, Handed, in_nft};
 use crate::desired::Desired;
 use crate::handover::{Backstop, HandoverError, Marks, Nft, RuleChange};
 
@@ -12,7 +12,10 @@ pub fn beside_maps(desired: &Desired, bit: u8) -> (Vec<RuleChange>, Vec<String>)
         Ok(found) => changes.extend(found),
         Err(error) => warnings.push(format!("no change of {what} is foreseen: {}", chain(&error))),
     };
-    take(Handed::new(HandOver::of(desired), bit).and_then(|handed| handed.plan()), "iptables");
+    let handed = Marks::new(bit)
+        .and_then(|marks| Handed::new(HandOver::of(desired), marks, in_nft(marks)))
+        .and_then(|handed| handed.plan());
+    take(handed, "iptables");
     let Some(nft) = Nft::find() else { return (changes, warnings) };
     let table = |wanted: Result<Backstop, HandoverError>| Ok(nft.plan(&wanted?)?.into_iter().collect());
     let apart = Marks::new(bit).and_then(|marks| Backstop::apart(marks, &desired.apart));

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use fw_common::Address;
 use fw_common::tables::nat_health;
 
-use super::{Reconciler, backend, chain, nat};
+use super::{Reconciler, chain, nat};
 use crate::desired::Desired;
-use crate::handover::{self, HandoverError, Iptables, Nat, Outcome, RuleChange};
+use crate::handover::{self, HandoverError, Iptables, Marks, Nat, Native, Nft, Outcome, RuleChange};
 
 /// What iptables should hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,28 +31,43 @@ impl HandOver {
     }
 }
 
+/// Docker's rules in nftables, if it writes any; its error, if nft does not answer.
+type InNft = Result<Option<Native>, HandoverError>;
+
+/// Asks nft for Docker's rules: once in a pass. Blocks while it runs.
+pub(super) fn in_nft(marks: Marks) -> InNft {
+    Nft::find().map_or(Ok(None), |nft| nft.docker(marks))
+}
+
 /// The same as rules, and the programs that write them.
 pub(super) struct Handed {
     iptables: Iptables,
     rules: handover::Desired,
     nat: Option<Nat>,
-    /// Docker's nftables backend writes NAT.
+    in_nft: InNft,
+    /// NAT should be ours, and Docker's nftables backend writes it.
     by_nft: bool,
 }
 
 impl Handed {
-    /// For marks whose lower bit is `bit`.
-    pub(super) fn new(HandOver { devices, reach, nat }: HandOver, bit: u8) -> Result<Self, HandoverError> {
-        let rules = handover::Desired::new(handover::Marks::new(bit)?, devices, reach)?;
+    /// With what Docker has written into nftables. Where NAT is ours, it has to be known: both would translate.
+    pub(super) fn new(
+        HandOver { devices, reach, nat }: HandOver,
+        marks: Marks,
+        in_nft: InNft,
+    ) -> Result<Self, HandoverError> {
+        let rules = handover::Desired::new(marks, devices, reach)?;
         let iptables = Iptables::find()?;
-        let Some(nat) = nat else { return Ok(Self { iptables, rules, nat: None, by_nft: false }) };
-        let (nat, by_nft) = nat::beside_nft(nat)?;
-        Ok(Self { iptables, rules, nat: Some(nat), by_nft })
+        let Some(nat) = nat else { return Ok(Self { iptables, rules, nat, in_nft, by_nft: false }) };
+        let in_nft = if nat.owns { Ok(in_nft?) } else { in_nft };
+        let by_nft = nat.owns && matches!(in_nft, Ok(Some(_)));
+        let nat = Some(Nat { owns: nat.owns && !by_nft, ..nat });
+        Ok(Self { iptables, rules, nat, in_nft, by_nft })
     }
 
-    fn apply(&self) -> Result<Applied, HandoverError> {
+    fn apply(self) -> Result<Applied, HandoverError> {
         let mut outcome = self.iptables.apply(&self.rules, self.nat.as_ref())?;
-        let unknown = look_further(&mut outcome.nat, nat::by_nft).err();
+        let unknown = look_further(&mut outcome.nat, self.in_nft);
         Ok(Applied { outcome, by_nft: self.by_nft, unknown })
     }
 
@@ -65,21 +80,24 @@ impl Handed {
 /// What came of writing them.
 struct Applied {
     outcome: Outcome,
-    /// Docker's nftables backend writes NAT.
+    /// As [`Handed::by_nft`].
     by_nft: bool,
     /// Why it is not known whether Docker's NAT rules stand: our own do all the same.
     unknown: Option<HandoverError>,
 }
 
 /// Docker's NAT that iptables does not hold may be in nftables: a dockerd that was told to use these takes it out of there.
-fn look_further(
-    stands: &mut bool,
-    by_nft: impl FnOnce() -> Result<bool, HandoverError>,
-) -> Result<(), HandoverError> {
-    if !*stands {
-        *stands = by_nft()?;
+fn look_further(stands: &mut bool, in_nft: InNft) -> Option<HandoverError> {
+    if *stands {
+        return None;
     }
-    Ok(())
+    match in_nft {
+        Ok(native) => {
+            *stands = native.is_some();
+            None
+        }
+        Err(error) => Some(error),
+    }
 }
 
 impl Reconciler {
@@ -87,9 +105,17 @@ impl Reconciler {
     pub(super) async fn hand_over(&mut self, wanted: HandOver, local: &BTreeSet<Address>) {
         let bit = self.policy.marks.bit;
         let (reach, rules) = (wanted.reach, wanted.clone());
-        let applied = tokio::task::spawn_blocking(move || Handed::new(rules, bit)?.apply());
+        let applied = tokio::task::spawn_blocking(move || {
+            let marks = match Marks::new(bit) {
+                Ok(marks) => marks,
+                Err(error) => return (Err(error), None),
+            };
+            let in_nft = in_nft(marks);
+            let advice = in_nft.as_ref().ok().and_then(|native| native.as_ref()?.advice(marks, reach));
+            (Handed::new(rules, marks, in_nft).and_then(Handed::apply), advice)
+        });
         let applied = self.beside(applied).await;
-        let applied = applied.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        let (applied, advice) = applied.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
         let refused = applied.as_ref().map(|applied| nat::refusing(&applied.outcome, applied.by_nft));
         let refused = refused.unwrap_or_default();
         let was_gone = self.status.nat == nat_health::GONE;
@@ -120,8 +146,7 @@ impl Reconciler {
             }
             Err(error) => self.say(&[format!("our rules in iptables do not stand: {}", chain(&error))]),
         }
-        let advice = self.beside(tokio::task::spawn_blocking(move || backend::advice(bit, reach))).await;
-        self.say(advice.ok().flatten().as_slice());
+        self.say(advice.as_slice());
     }
 }
 
@@ -139,12 +164,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nft_is_asked_only_for_what_iptables_does_not_hold() {
-        let fails = || Err(HandoverError::NoBridgeMeta);
+    fn what_iptables_does_not_hold_may_stand_in_nftables() {
+        let native = || Ok(Some(Native { accepts_mark: true, drops_direct: true }));
         let mut stands = true;
-        assert!(look_further(&mut stands, fails).is_ok() && stands, "it is not asked");
+        let unanswered = || Err(HandoverError::NoBridgeMeta);
+        assert!(look_further(&mut stands, unanswered()).is_none() && stands, "it does not matter");
         let mut gone = false;
-        assert!(look_further(&mut gone, fails).is_err() && !gone);
-        assert!(look_further(&mut gone, || Ok(true)).is_ok() && gone);
+        assert!(look_further(&mut gone, unanswered()).is_some() && !gone);
+        assert!(look_further(&mut gone, Ok(None)).is_none() && !gone);
+        assert!(look_further(&mut gone, native()).is_none() && gone);
     }
 }

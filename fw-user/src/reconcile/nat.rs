@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::{Reconciler, chain};
 use crate::conntrack::{self, Connection, Tuple};
 use crate::docker::Transport;
-use crate::handover::{HandoverError, Nat, Nft, Outcome};
+use crate::handover::{Nat, Outcome};
 use crate::netlink::NetlinkError;
 
 /// How often connections are looked through after ports have changed, and the time between.
@@ -147,17 +147,6 @@ pub(super) fn of_docker(before: u8, seen: bool, stand: bool) -> u8 {
         GONE if stand => NOT_OURS,
         other => other,
     }
-}
-
-/// Whether Docker translates with its nftables backend.
-pub(super) fn by_nft() -> Result<bool, HandoverError> {
-    Ok(Nft::find().map(|nft| nft.docker_writes()).transpose()?.unwrap_or(false))
-}
-
-/// `nat` less what Docker's nftables backend writes already, and whether there is such a backend.
-pub(super) fn beside_nft(nat: Nat) -> Result<(Nat, bool), HandoverError> {
-    let by_nft = nat.owns && by_nft()?;
-    Ok((Nat { owns: nat.owns && !by_nft, ..nat }, by_nft))
 }
 
 /// Where Docker's own rules stand although NAT should be ours.
