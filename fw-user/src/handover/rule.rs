@@ -40,6 +40,8 @@ impl MarkRule {
     }
 
     /// What follows `-A CHAIN`, as iptables-save of both flavours prints it back.
+    ///
+    /// The comment comes last: iptables-nft compares a mark in place, and makes a call for a comment.
     pub(super) fn spec(&self) -> String {
         let (device, value) = match &self.kind {
             Kind::In => (String::new(), self.marks.inward()),
@@ -47,7 +49,7 @@ impl MarkRule {
             Kind::Out(uplink) => (format!("-o {uplink} "), self.marks.outward()),
         };
         let mask = self.marks.mask();
-        format!("{device}-m comment --comment {COMMENT} -m mark --mark {value:#x}/{mask:#x} -j ACCEPT")
+        format!("{device}-m mark --mark {value:#x}/{mask:#x} -m comment --comment {COMMENT} -j ACCEPT")
     }
 
     /// The rule of fw that this is, of any mark bit and any uplink; `None` for everybody else's,

@@ -24,7 +24,7 @@ fn docker_s_rules_are_not_joined() {
     assert!(lab.fw_log().contains("--iptables=false"), "{}", lab.fw_log());
     // dockerd 20.10 writes nothing for IPv6.
     let v4 = lab.host().run(&["iptables-save"]).expect("the rules");
-    assert!(!v4.contains("FW-") && v4.contains("-A DOCKER-USER -m comment --comment fw"), "{v4}");
+    assert!(!v4.contains("FW-") && v4.contains("-A DOCKER-USER -m mark"), "{v4}");
     assert!(reached(lab.outside().tcp(host(8080))), "Docker's own NAT goes on");
     // As docs/operations.md has it; dockerd itself is left running, for it writes rules only when something changes.
     lab.host()

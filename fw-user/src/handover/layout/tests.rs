@@ -5,11 +5,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::handover::Marks;
 
-const IN: &str = "-m comment --comment fw -m mark --mark 0x20000/0x60000 -j ACCEPT";
-const REACH: &str = "-m comment --comment fw -m mark --mark 0x60000/0x60000 -j ACCEPT";
-const OUT_ETH0: &str = "-o eth0 -m comment --comment fw -m mark --mark 0x40000/0x60000 -j ACCEPT";
-const OUT_WG0: &str = "-o wg0 -m comment --comment fw -m mark --mark 0x40000/0x60000 -j ACCEPT";
-const OLD_MARK: &str = "-m comment --comment fw -m mark --mark 0x1000000/0x3000000 -j ACCEPT";
+const IN: &str = "-m mark --mark 0x20000/0x60000 -m comment --comment fw -j ACCEPT";
+const REACH: &str = "-m mark --mark 0x60000/0x60000 -m comment --comment fw -j ACCEPT";
+const OUT_ETH0: &str = "-o eth0 -m mark --mark 0x40000/0x60000 -m comment --comment fw -j ACCEPT";
+const OUT_WG0: &str = "-o wg0 -m mark --mark 0x40000/0x60000 -m comment --comment fw -j ACCEPT";
+const OLD_MARK: &str = "-m mark --mark 0x1000000/0x3000000 -m comment --comment fw -j ACCEPT";
 const BAN: &str = "-s 192.0.2.66/32 -m comment --comment \"fail2ban \\\"sshd\\\"\" -j DROP";
 const ALIKE: &str = "-m comment --comment fw -m mark --mark 0x20000/0x60000 -j DROP";
 
