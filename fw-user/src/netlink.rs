@@ -36,7 +36,8 @@ pub struct HostSnapshot {
 impl HostSnapshot {
     /// The link with that index.
     pub fn link(&self, index: u32) -> Option<&Link> {
-        self.links.iter().find(|link| link.index == index)
+        let at = self.links.binary_search_by_key(&index, |link| link.index).ok()?;
+        self.links.get(at)
     }
 
     /// The link with that name.
@@ -243,23 +244,25 @@ pub enum NetlinkError {
 /// Routes through next-hop objects count as long as the kernel spells them out
 /// (`net.ipv4.nexthop_compat_mode`, on by default).
 pub fn snapshot() -> Result<HostSnapshot, NetlinkError> {
-    let socket = Socket::open()?;
-    let mut links = Vec::new();
-    for payload in socket.list(Question::Links, AF_UNSPEC)? {
-        links.push(message::link(&payload)?.link);
-    }
+    let socket = Socket::open_strict()?;
+    let mut links = socket.read_list(Question::Links, &message::all_links(), |payload| {
+        message::link(payload).map(|reading| reading.link)
+    })?;
     links.sort_by_key(|link| link.index);
 
-    let mut addresses = Vec::new();
-    for payload in socket.list(Question::Addresses, AF_UNSPEC)? {
-        addresses.extend(message::address(&payload)?);
-    }
+    let addresses =
+        socket.read_list(Question::Addresses, &[AF_UNSPEC, 0, 0, 0, 0, 0, 0, 0], message::address)?;
+    let mut addresses: Vec<LocalAddress> = addresses.into_iter().flatten().collect();
     addresses.sort();
 
     let mut default_route_links = Vec::new();
     for family in [AF_INET, AF_INET6] {
-        for payload in socket.list(Question::Routes, family)? {
-            default_route_links.extend(message::default_route_links(&payload)?);
+        let routes = &message::main_routes(family);
+        match socket.read_list(Question::Routes, routes, message::default_route_links) {
+            Ok(found) => default_route_links.extend(found.into_iter().flatten()),
+            // There is no table before its first route.
+            Err(NetlinkError::Ask { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
     }
     default_route_links.sort_unstable();

@@ -19,6 +19,24 @@ pub struct Malformed {
     found: usize,
 }
 
+/// The question for all links, without the counters of each, which are most of an answer (Linux 4.6; an older kernel
+/// tells them all the same).
+pub(super) fn all_links() -> Vec<u8> {
+    let mut payload = vec![0; 16];
+    payload.extend(8u16.to_ne_bytes());
+    payload.extend(IFLA_EXT_MASK.to_ne_bytes());
+    payload.extend(RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
+    payload
+}
+
+/// The question for the unicast routes of the main table, of one family: a kernel that does not take it at its word tells
+/// all routes of the family.
+pub(super) fn main_routes(family: u8) -> Vec<u8> {
+    let mut payload = vec![0; 12];
+    (payload[0], payload[4], payload[7]) = (family, RT_TABLE_MAIN as u8, RTN_UNICAST);
+    payload
+}
+
 /// What one link message says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LinkReading {
@@ -242,6 +260,8 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_XDP: u16 = 43;
 /// `IFLA_XDP_PROG_ID`, `_DRV_`, `_SKB_` and `_HW_PROG_ID`.
 const IFLA_XDP_PROGRAMS: [u16; 4] = [4, 5, 6, 7];
+const IFLA_EXT_MASK: u16 = 29;
+const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
 const IFA_F_DADFAILED: u8 = 8;

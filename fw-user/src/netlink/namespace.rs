@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::socket::{Question, Socket};
-use super::{AF_UNSPEC, LinkKind, NetlinkError, message};
+use super::{LinkKind, NetlinkError, message};
 use crate::inventory::Mac;
 
 /// A veth inside a container whose other end is on this host.
@@ -65,10 +65,7 @@ fn read_each(pids: &[u32]) -> Result<BTreeMap<u32, Result<Vec<ContainerLink>, Ne
 
 fn read(pid: u32, home: &File) -> Result<Vec<ContainerLink>, NetlinkError> {
     let Some(socket) = socket_inside(pid, home)? else { return Ok(Vec::new()) };
-    let mut readings = Vec::new();
-    for payload in socket.list(Question::Links, AF_UNSPEC)? {
-        readings.push(message::link(&payload)?);
-    }
+    let readings = socket.read_list(Question::Links, &message::all_links(), message::link)?;
     let question = message::namespace_by_file(home.as_raw_fd());
     let Some(host) = message::namespace_id(&socket.single(Question::NamespaceId, &question)?)? else {
         return Ok(Vec::new());

@@ -3,12 +3,13 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
+use nix::libc;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
 };
 
 use super::NetlinkError;
-use super::message::aligned;
+use super::message::{Malformed, aligned};
 
 /// A socket in the network namespace of the thread that opened it, where it stays.
 pub(crate) struct Socket {
@@ -31,6 +32,24 @@ impl Socket {
         Self::bound(SockProtocol::NetlinkSockDiag, 0, SockFlag::SOCK_CLOEXEC)
     }
 
+    /// As [`Socket::open`]; the kernel takes what a question says beside the family at its word (Linux 4.20). An older one
+    /// answers more than was asked for.
+    pub(super) fn open_strict() -> Result<Self, NetlinkError> {
+        let socket = Self::open()?;
+        let on: libc::c_int = 1;
+        // SAFETY: the descriptor is open, and the kernel reads as many bytes of `on` as we say that it has.
+        unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_NETLINK,
+                libc::NETLINK_GET_STRICT_CHK,
+                std::ptr::from_ref(&on).cast(),
+                size_of_val(&on) as libc::socklen_t,
+            );
+        }
+        Ok(socket)
+    }
+
     /// Opens a socket that does not wait and hears of changes in `groups` (a bit per `RTNLGRP`, less one).
     pub(super) fn listening(groups: u32) -> Result<Self, NetlinkError> {
         Self::bound(SockProtocol::NetlinkRoute, groups, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)
@@ -48,18 +67,27 @@ impl Socket {
     ///
     /// A list that changed while the kernel was writing it (`NLM_F_DUMP_INTR`) may lack entries that were
     /// there all the time; it is thrown away and asked for again.
-    pub(super) fn list(&self, question: Question, family: u8) -> Result<Vec<Vec<u8>>, NetlinkError> {
-        let mut payload = vec![0; question.header_len()];
-        payload[0] = family;
-        self.list_of(question, &payload)
+    pub(super) fn list_of(&self, question: Question, payload: &[u8]) -> Result<Vec<Vec<u8>>, NetlinkError> {
+        self.read_list(question, payload, |answer| Ok(answer.to_vec()))
     }
 
-    /// As [`Socket::list`], with a fixed part that says more than the family.
-    pub(super) fn list_of(&self, question: Question, payload: &[u8]) -> Result<Vec<Vec<u8>>, NetlinkError> {
+    /// As [`Socket::list_of`], with each answer read as it comes: a list of a thousand links is three megabytes.
+    pub(super) fn read_list<T>(
+        &self,
+        question: Question,
+        payload: &[u8],
+        read: impl Fn(&[u8]) -> Result<T, Malformed>,
+    ) -> Result<Vec<T>, NetlinkError> {
         for _ in 0..LIST_ATTEMPTS {
-            let mut list = Vec::new();
-            if self.ask(question, NLM_F_DUMP, payload, |answer| list.push(answer.to_vec()))? {
-                return Ok(list);
+            let (mut list, mut failed) = (Vec::new(), None);
+            let whole = self.ask(question, NLM_F_DUMP, payload, |answer| match read(answer) {
+                Ok(item) => list.push(item),
+                Err(error) => failed = Some(error),
+            })?;
+            match failed {
+                Some(error) => return Err(error.into()),
+                None if whole => return Ok(list),
+                None => {}
             }
         }
         Err(NetlinkError::Unsteady { what: question.name(), attempts: LIST_ATTEMPTS })
@@ -180,18 +208,6 @@ impl Question {
             Self::NamespaceId => "id of a network namespace",
             Self::Connections => "connections",
             Self::RemoveConnection => "removal of a connection",
-        }
-    }
-
-    /// Length of the fixed part of the question, whose first byte is the address family.
-    const fn header_len(self) -> usize {
-        match self {
-            Self::Links => 16,
-            Self::Sockets => 56,
-            Self::Addresses => 8,
-            Self::Routes => 12,
-            Self::RemoveQdisc | Self::Filters => 20,
-            Self::NamespaceId | Self::Connections | Self::RemoveConnection => 4,
         }
     }
 }
