@@ -465,6 +465,9 @@ fn reach(policy: &Policy, inventory: &Inventory, desired: &mut Desired) {
     let mut refused = BTreeSet::new();
     for from in &inventory.networks {
         let named = &policy.network(&from.name).reach;
+        if named.is_empty() {
+            continue;
+        }
         for to in inventory.networks.iter().filter(|to| named.contains(&to.name)) {
             let (Some(from_id), Some(to_id)) = (from.bridge_ifindex, to.bridge_ifindex) else { continue };
             match [from, to].into_iter().find(|network| network.internal) {

@@ -175,11 +175,7 @@ impl Inventory {
         container_links: &BTreeMap<u32, Vec<ContainerLink>>,
         static_networks: &[StaticNetwork],
     ) -> Self {
-        let managed: Vec<&DockerNetwork> = docker
-            .iter()
-            .flat_map(|docker| &docker.networks)
-            .filter(|network| network.bridge.is_some())
-            .collect();
+        let managed = Managed::of(docker);
         let containers = docker.map(|docker| docker.containers.as_slice()).unwrap_or_default();
         let mut networks = networks(&managed, static_networks, host);
         let endpoints = endpoints(&networks, containers, container_links, host);
@@ -207,18 +203,82 @@ impl Inventory {
 
     /// The link with that index.
     pub fn link(&self, index: u32) -> Option<&Link> {
-        self.links.iter().find(|link| link.index == index)
+        let at = self.links.binary_search_by_key(&index, |link| link.index).ok()?;
+        self.links.get(at)
     }
 }
 
-fn networks(managed: &[&DockerNetwork], named: &[StaticNetwork], host: &HostSnapshot) -> Vec<Network> {
-    let mut networks: Vec<Network> = managed.iter().map(|network| docker_network(network, host)).collect();
+/// Docker's networks that have a bridge, in its order, and where each stands.
+struct Managed<'a> {
+    networks: Vec<&'a DockerNetwork>,
+    by_id: BTreeMap<&'a str, usize>,
+}
+
+impl<'a> Managed<'a> {
+    fn of(docker: Option<&'a DockerSnapshot>) -> Self {
+        let networks = docker.iter().flat_map(|docker| &docker.networks);
+        let networks: Vec<_> = networks.filter(|network| network.bridge.is_some()).collect();
+        let by_id = networks.iter().enumerate().map(|(at, network)| (network.id.as_str(), at)).collect();
+        Self { networks, by_id }
+    }
+
+    /// The network of that id, and its place, which is that in an inventory, too.
+    fn with_id(&self, id: &str) -> Option<(usize, &'a DockerNetwork)> {
+        let at = *self.by_id.get(id)?;
+        Some((at, self.networks[at]))
+    }
+}
+
+/// The bridges of a host with their ports and addresses, for questions about each of many networks.
+struct Bridges<'a> {
+    by_name: BTreeMap<&'a str, u32>,
+    ports: BTreeMap<u32, Vec<&'a Link>>,
+    addresses: BTreeMap<u32, BTreeSet<IpAddr>>,
+}
+
+impl<'a> Bridges<'a> {
+    fn of(host: &'a HostSnapshot) -> Self {
+        let (mut ports, mut addresses) = (BTreeMap::new(), BTreeMap::new());
+        for link in &host.links {
+            if let Some(master) = link.master {
+                ports.entry(master).or_insert_with(Vec::new).push(link);
+            }
+        }
+        for local in &host.addresses {
+            addresses.entry(local.ifindex).or_insert_with(BTreeSet::new).insert(local.address);
+        }
+        // A device of that name that is not a bridge is not hooked as one.
+        let bridges = host.links.iter().filter(|link| link.kind == LinkKind::Bridge);
+        let by_name = bridges.map(|link| (link.name.as_str(), link.index)).collect();
+        Self { by_name, ports, addresses }
+    }
+
+    /// Index of the bridge of that name.
+    fn index(&self, name: &str) -> Option<u32> {
+        self.by_name.get(name).copied()
+    }
+
+    fn addresses_on(&self, index: u32) -> Vec<IpAddr> {
+        self.addresses.get(&index).into_iter().flatten().copied().collect()
+    }
+
+    /// Its ports, by index as all links are.
+    fn ports_of(&self, index: u32) -> Vec<Port> {
+        let ports = self.ports.get(&index).into_iter().flatten();
+        ports.map(|link| Port::of(link)).collect()
+    }
+}
+
+fn networks(managed: &Managed<'_>, named: &[StaticNetwork], host: &HostSnapshot) -> Vec<Network> {
+    let bridges = &Bridges::of(host);
+    let mut networks: Vec<Network> =
+        managed.networks.iter().map(|network| docker_network(network, bridges)).collect();
     let mut named: Vec<&StaticNetwork> = named.iter().collect();
     named.sort_by(|a, b| (&a.name, &a.bridge).cmp(&(&b.name, &b.bridge)));
     for network in named {
         match networks.iter_mut().find(|known| known.bridge_name == network.bridge) {
             Some(known) => known.subnets.extend(&network.subnets),
-            None => networks.push(static_network(network, host)),
+            None => networks.push(static_network(network, bridges)),
         }
     }
     for network in &mut networks {
@@ -228,14 +288,15 @@ fn networks(managed: &[&DockerNetwork], named: &[StaticNetwork], host: &HostSnap
     networks
 }
 
-fn docker_network(network: &DockerNetwork, host: &HostSnapshot) -> Network {
+fn docker_network(network: &DockerNetwork, bridges: &Bridges<'_>) -> Network {
     let bridge_name = network.bridge.clone().unwrap_or_default();
-    let bridge_ifindex = bridge_index(&bridge_name, host);
+    let bridge_ifindex = bridges.index(&bridge_name);
     Network {
         name: network.name.clone(),
         docker_id: Some(network.id.clone()),
-        gateways: bridge_ifindex.map_or_else(|| network.gateways.clone(), |index| addresses_on(index, host)),
-        ports: bridge_ifindex.map(|index| ports_of(index, host)).unwrap_or_default(),
+        gateways: bridge_ifindex
+            .map_or_else(|| network.gateways.clone(), |index| bridges.addresses_on(index)),
+        ports: bridge_ifindex.map(|index| bridges.ports_of(index)).unwrap_or_default(),
         bridge_name,
         bridge_ifindex,
         subnets: network.subnets.clone(),
@@ -249,14 +310,14 @@ fn docker_network(network: &DockerNetwork, host: &HostSnapshot) -> Network {
     }
 }
 
-fn static_network(network: &StaticNetwork, host: &HostSnapshot) -> Network {
-    let bridge_ifindex = bridge_index(&network.bridge, host);
+fn static_network(network: &StaticNetwork, bridges: &Bridges<'_>) -> Network {
+    let bridge_ifindex = bridges.index(&network.bridge);
     Network {
         name: network.name.clone(),
         docker_id: None,
         bridge_name: network.bridge.clone(),
-        gateways: bridge_ifindex.map(|index| addresses_on(index, host)).unwrap_or_default(),
-        ports: bridge_ifindex.map(|index| ports_of(index, host)).unwrap_or_default(),
+        gateways: bridge_ifindex.map(|index| bridges.addresses_on(index)).unwrap_or_default(),
+        ports: bridge_ifindex.map(|index| bridges.ports_of(index)).unwrap_or_default(),
         bridge_ifindex,
         subnets: network.subnets.clone(),
         internal: false,
@@ -267,24 +328,6 @@ fn static_network(network: &StaticNetwork, host: &HostSnapshot) -> Network {
         trusted: Vec::new(),
         masquerade: true,
     }
-}
-
-/// A device of that name that is not a bridge is not hooked as one.
-fn bridge_index(name: &str, host: &HostSnapshot) -> Option<u32> {
-    host.link_named(name).filter(|link| link.kind == LinkKind::Bridge).map(|link| link.index)
-}
-
-fn addresses_on(index: u32, host: &HostSnapshot) -> Vec<IpAddr> {
-    let found: BTreeSet<IpAddr> =
-        host.addresses.iter().filter(|local| local.ifindex == index).map(|local| local.address).collect();
-    found.into_iter().collect()
-}
-
-fn ports_of(bridge: u32, host: &HostSnapshot) -> Vec<Port> {
-    let ports = host.links.iter().filter(|link| link.master == Some(bridge));
-    let mut ports: Vec<Port> = ports.map(Port::of).collect();
-    ports.sort_by_key(|port| port.ifindex);
-    ports
 }
 
 fn endpoints(
@@ -353,7 +396,7 @@ fn assign_ports(networks: &mut [Network], endpoints: &[Endpoint]) {
 }
 
 fn published(
-    managed: &[&DockerNetwork],
+    managed: &Managed<'_>,
     containers: &[DockerContainer],
     endpoints: &[Endpoint],
 ) -> Vec<PublishedPort> {
@@ -388,7 +431,7 @@ fn linked(networks: &[Network], containers: &[DockerContainer], endpoints: &[End
         let addresses = places.flat_map(|place| place.addresses.iter().copied());
         addresses.filter(IpAddr::is_ipv4).collect::<Vec<_>>()
     };
-    for client in containers {
+    for client in containers.iter().filter(|client| !client.links.is_empty()) {
         let servers = containers.iter().filter(|server| client.links.contains(&server.name));
         for server in servers {
             for (client, to) in addresses(client)
@@ -413,14 +456,13 @@ pub(crate) const DEFAULT_NETWORK: &str = "bridge";
 /// without an address of the family is passed over; before, that comes to the same.
 fn target(
     host: IpAddr,
-    managed: &[&DockerNetwork],
+    managed: &Managed<'_>,
     container: &DockerContainer,
     endpoints: &[Endpoint],
 ) -> Option<PublishedTarget> {
     let candidates = container.endpoints.iter().filter_map(|place| {
         // Docker's networks come first in an inventory and in this order.
-        let index = managed.iter().position(|network| network.id == place.network_id)?;
-        let network = managed[index];
+        let (index, network) = managed.with_id(&place.network_id)?;
         let mode = if host.is_ipv4() { network.gateway_mode_v4 } else { network.gateway_mode_v6 };
         if network.internal || mode == GatewayMode::Isolated {
             return None;
@@ -436,9 +478,10 @@ fn target(
         Some((rank, index, *address))
     });
     let (_, network, address) = candidates.min()?;
+    let place = (container.id.as_str(), network);
     let endpoint = endpoints
-        .iter()
-        .position(|endpoint| endpoint.container_id == container.id && endpoint.network == network)?;
+        .binary_search_by(|endpoint| (endpoint.container_id.as_str(), endpoint.network).cmp(&place))
+        .ok()?;
     Some(PublishedTarget { endpoint, address })
 }
 

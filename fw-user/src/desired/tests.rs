@@ -307,7 +307,10 @@ fn published(host: &str, protocol: Transport, host_port: u16, target: bool) -> P
 }
 
 fn want(policy: &str, inventory: &Inventory, current: &State) -> Desired {
-    desired(&parse(policy), inventory, current).unwrap_or_else(|error| panic!("{error}\n---\n{policy}"))
+    let mut inventory = inventory.clone();
+    // Tests add devices as they come to mind; an inventory has them by index.
+    inventory.links.sort_by_key(|link| link.index);
+    desired(&parse(policy), &inventory, current).unwrap_or_else(|error| panic!("{error}\n---\n{policy}"))
 }
 
 fn parse(policy: &str) -> Policy {

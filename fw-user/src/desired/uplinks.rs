@@ -155,12 +155,9 @@ fn link_layer_of(link: &Link) -> u8 {
 /// A network around the prefix of an uplink makes everybody there a container: whoever comes from there is refused.
 pub(super) fn around_uplinks(inventory: &Inventory, desired: &mut Desired) {
     let tables = &desired.state.tables;
-    let outside = |local: &&crate::netlink::LocalAddress| {
-        tables
-            .interfaces
-            .values()
-            .any(|interface| interface.role == role::UPLINK && interface.l3_device == local.ifindex)
-    };
+    let uplinks = tables.interfaces.values().filter(|interface| interface.role == role::UPLINK);
+    let carriers: BTreeSet<u32> = uplinks.map(|interface| interface.l3_device).collect();
+    let outside = |local: &&crate::netlink::LocalAddress| carriers.contains(&local.ifindex);
     for local in inventory.local_addresses.iter().filter(outside) {
         let around = |network: &&inventory::Network| {
             network.subnets.iter().any(|subnet| subnet.contains(&local.address))

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{bridge_index, port_of};
+use super::{Bridges, port_of};
 use crate::docker::{
     DATA_PORT, DockerContainer, DockerEndpoint, DockerNetwork, DockerSnapshot, GatewayMode, Membership,
 };
@@ -37,10 +37,13 @@ pub struct Evidence<'a> {
 /// Nothing is believed that would be laxer than what was believed before of the same network, for networks do not change.
 pub fn believe(mut said: DockerSnapshot, evidence: &Evidence<'_>) -> (DockerSnapshot, Vec<String>) {
     let mut doubts = Vec::new();
+    let bridges = Bridges::of(evidence.host);
+    let told: BTreeMap<String, usize> =
+        said.networks.iter().enumerate().map(|(at, network)| (network.id.clone(), at)).collect();
     for old in &evidence.before.networks {
-        match said.networks.iter().position(|network| network.id == old.id) {
-            Some(at) => keep_network(&mut said.networks[at], old, evidence.host, &mut doubts),
-            None if evidence.network_stands(old, &said.networks) => {
+        match told.get(&old.id) {
+            Some(at) => keep_network(&mut said.networks[*at], old, &bridges, &mut doubts),
+            None if evidence.network_stands(old, &said.networks, &bridges) => {
                 doubts.push(format!(
                     "Docker does not name the network {} any more, but its bridge {} stands: it stays in force; if it \
                      was removed on purpose, remove the bridge",
@@ -53,10 +56,15 @@ pub fn believe(mut said: DockerSnapshot, evidence: &Evidence<'_>) -> (DockerSnap
         }
     }
     said.networks.sort_by(|a, b| a.id.cmp(&b.id));
+    let bridge_of = |network: &DockerNetwork| bridges.index(network.bridge.as_deref()?);
+    let managed: BTreeMap<&str, u32> =
+        said.networks.iter().filter_map(|network| Some((network.id.as_str(), bridge_of(network)?))).collect();
+    let told: BTreeMap<String, usize> =
+        said.containers.iter().enumerate().map(|(at, container)| (container.id.clone(), at)).collect();
     for old in &evidence.before.containers {
-        let standing = evidence.standing(old, &said.networks);
-        match said.containers.iter_mut().find(|container| container.id == old.id) {
-            Some(container) => keep_container(container, old, standing, &mut doubts),
+        let standing = evidence.standing(old, &managed);
+        match told.get(&old.id) {
+            Some(at) => keep_container(&mut said.containers[*at], old, standing, &mut doubts),
             None if !standing.is_empty() => {
                 doubts.push(format!(
                     "Docker does not name the container {} any more, but it is still on its network: it stays in force",
@@ -104,23 +112,22 @@ fn keep_swarm(said: &mut Membership, before: &Membership, doubts: &mut Vec<Strin
 }
 
 impl Evidence<'_> {
-    fn network_stands(&self, old: &DockerNetwork, said: &[DockerNetwork]) -> bool {
+    fn network_stands(&self, old: &DockerNetwork, said: &[DockerNetwork], bridges: &Bridges<'_>) -> bool {
         let Some(bridge) = old.bridge.as_deref() else { return false };
         let overlaps = |network: &DockerNetwork| {
             network.bridge.as_deref() == Some(bridge)
                 || network.bridge.is_some() && overlap(&network.subnets, &old.subnets)
         };
         !self.removed.contains(&old.id)
-            && bridge_index(bridge, self.host).is_some_and(|index| self.bridges.contains(&index))
+            && bridges.index(bridge).is_some_and(|index| self.bridges.contains(&index))
             && !said.iter().any(overlaps)
     }
 
-    /// The places of a container that its process has still.
-    fn standing(&self, old: &DockerContainer, networks: &[DockerNetwork]) -> Vec<DockerEndpoint> {
+    /// The places of a container that its process has still; `managed` are the bridges of networks by their ids.
+    fn standing(&self, old: &DockerContainer, managed: &BTreeMap<&str, u32>) -> Vec<DockerEndpoint> {
         let links = self.links.get(&old.pid).map(Vec::as_slice).unwrap_or_default();
         let stands = |endpoint: &&DockerEndpoint| {
-            let network = networks.iter().find(|network| network.id == endpoint.network_id);
-            let bridge = network.and_then(|network| bridge_index(network.bridge.as_deref()?, self.host));
+            let bridge = managed.get(endpoint.network_id.as_str()).copied();
             bridge.and_then(|bridge| port_of(links, bridge, endpoint.mac, self.host)).is_some()
         };
         old.endpoints.iter().filter(stands).cloned().collect()
@@ -131,7 +138,7 @@ impl Evidence<'_> {
 fn keep_network(
     network: &mut DockerNetwork,
     old: &DockerNetwork,
-    host: &HostSnapshot,
+    bridges: &Bridges<'_>,
     doubts: &mut Vec<String>,
 ) {
     let told = network.clone();
@@ -154,7 +161,7 @@ fn keep_network(
     }
     let untold = network.bridge.is_none() || network.bridge == Some(default_bridge(network));
     // Podman takes a bridge down with its last container, and may call the next one otherwise.
-    if untold && old.bridge.as_deref().is_some_and(|name| bridge_index(name, host).is_some()) {
+    if untold && old.bridge.as_deref().is_some_and(|name| bridges.index(name).is_some()) {
         network.bridge.clone_from(&old.bridge);
     }
     if *network != told {

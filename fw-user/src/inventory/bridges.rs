@@ -1,7 +1,7 @@
 //! Bridges of networks whose engine does not tell their names: Podman's, which makes them with the first container.
 
+use super::Bridges;
 use super::belief::default_bridge;
-use super::bridge_index;
 use crate::docker::DockerSnapshot;
 use crate::netlink::{HostSnapshot, LinkKind};
 
@@ -9,9 +9,10 @@ use crate::netlink::{HostSnapshot, LinkKind};
 /// without a device of that name, has the bridge that carries the address of its gateway.
 #[must_use]
 pub fn with_bridges(mut said: DockerSnapshot, host: &HostSnapshot) -> DockerSnapshot {
+    let known = Bridges::of(host);
     for network in &mut said.networks {
         let untold = network.bridge == Some(default_bridge(network));
-        if !untold || network.bridge.as_deref().is_some_and(|name| bridge_index(name, host).is_some()) {
+        if !untold || network.bridge.as_deref().is_some_and(|name| known.index(name).is_some()) {
             continue;
         }
         let carries = |index: u32| {

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::Serialize;
 
-use super::{Endpoint, target};
-use crate::docker::{DockerContainer, DockerNetwork, DockerSnapshot, Exposed, GatewayMode};
+use super::{Endpoint, Managed, target};
+use crate::docker::{DockerContainer, DockerSnapshot, Exposed, GatewayMode};
 use crate::netlink::HostSnapshot;
 
 /// A service that Docker lets the outside, or one of its devices, reach at the container's own address.
@@ -30,7 +30,7 @@ pub struct DirectPort {
 /// published for the host's loopback address alone is for nobody outside.
 pub(super) fn direct(
     docker: &DockerSnapshot,
-    managed: &[&DockerNetwork],
+    managed: &Managed<'_>,
     endpoints: &[Endpoint],
     host: &HostSnapshot,
 ) -> Vec<DirectPort> {
@@ -40,9 +40,9 @@ pub(super) fn direct(
         for any in [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)] {
             let leads = target(any, managed, container, endpoints).map(|target| target.address);
             for place in &container.endpoints {
-                let network = managed.iter().find(|network| network.id == place.network_id);
+                let network = managed.with_id(&place.network_id);
                 let address = place.addresses.iter().find(|address| address.is_ipv4() == any.is_ipv4());
-                let (Some(network), Some(&address)) = (network, address) else { continue };
+                let (Some((_, network)), Some(&address)) = (network, address) else { continue };
                 if network.internal {
                     continue;
                 }

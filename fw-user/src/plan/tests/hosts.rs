@@ -373,6 +373,7 @@ impl Host {
         if let Some(lan) = self.lan {
             share(&mut inventory, lan);
         }
+        inventory.links.sort_by_key(|link| link.index);
         inventory
     }
 
