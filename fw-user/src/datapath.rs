@@ -206,19 +206,8 @@ impl Datapath {
         Ok(state)
     }
 
-    /// As [`Datapath::read`], but the sets are those of `believed`.
-    pub fn read_around(
-        &mut self,
-        believed: &State,
-        devices: &BTreeMap<u32, String>,
-    ) -> Result<State, DatapathError> {
-        let mut state = self.maps.read_around(&believed.tables)?;
-        state.hooks = self.found(devices)?;
-        Ok(state)
-    }
-
     /// The hooks that the kernel confirms. While the maps are not in force yet, they keep the programs they have.
-    fn found(&mut self, devices: &BTreeMap<u32, String>) -> Result<BTreeSet<HookPoint>, DatapathError> {
+    pub fn found(&mut self, devices: &BTreeMap<u32, String>) -> Result<BTreeSet<HookPoint>, DatapathError> {
         let Some(rebuild) = &mut self.rebuild else {
             self.ground.mend()?;
             return self.hooks.adopt(Some(&mut self.programs), devices, |_| true);

@@ -11,6 +11,7 @@ pub mod docker;
 pub mod handover;
 pub mod inventory;
 pub mod kept;
+mod memory;
 pub mod netlink;
 pub mod plan;
 pub mod policy;

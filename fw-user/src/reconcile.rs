@@ -16,6 +16,7 @@ use crate::docker::{Docker, DockerError, DockerSnapshot, Events, Membership};
 use crate::handover::Standing;
 use crate::inventory::{Evidence, Inventory, believe, with_bridges};
 use crate::kept::Read;
+use crate::memory;
 use crate::netlink::{self, Changed, HostSnapshot, Joined, NetlinkError, Watch};
 use crate::plan::{State, Step, plan};
 use crate::policy::Policy;
@@ -27,12 +28,14 @@ mod foreseen;
 mod handed;
 mod nat;
 mod rebuild;
+mod spent;
 mod takeover;
 mod uplinks;
 
 use control::{Candidate, Judged, Trial, asked, until};
 pub use foreseen::beside_maps;
 use handed::HandOver;
+use spent::{Part, Spent};
 pub use uplinks::{MissingUplinks, check_uplinks};
 
 /// Everything may be missed once; at this interval everything is looked at again.
@@ -41,6 +44,8 @@ const PERIOD: Duration = Duration::from_secs(10);
 const REST: Duration = Duration::from_millis(20);
 /// Sets with more prefixes than this are read at the start and after a failure alone.
 const LARGE_SETS: usize = 10_000;
+/// Between two hooks: others who wait for the kernel's lock of devices take it meanwhile.
+const LET_OTHERS: Duration = Duration::from_micros(500);
 /// Pauses before a Docker that is silent or gone is asked whether it is back.
 const PAUSES: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(2)];
 
@@ -127,6 +132,8 @@ pub struct Reconciler {
     /// Among the flows there may be some that were cut; a daemon before may have left them.
     has_cut: bool,
     status: Daemon,
+    /// Time and work of the pass that runs.
+    spent: Spent,
 }
 
 /// What a pass did.
@@ -182,6 +189,7 @@ impl Reconciler {
             said: BTreeSet::new(),
             has_cut: true,
             status,
+            spent: Spent::begin(),
         }
     }
 
@@ -351,17 +359,22 @@ impl Reconciler {
 
     /// One pass.
     async fn pass(&mut self, wake: Wake) -> Result<Passed, PassError> {
+        self.spent = Spent::begin();
         // Docker first: a device that its answer names is then surely in the snapshot of devices.
         if wake >= Wake::Docker {
             self.ask_docker().await?;
         }
+        self.spent.on(Part::Docker);
         let container_links = self.container_links().await?;
+        self.spent.on(Part::Containers);
         // From here to the hooks nothing is waited for: whoever is hooked in between is in this snapshot.
         self.stale = false;
         let host = netlink::snapshot()?;
         let devices: BTreeMap<u32, String> =
             host.links.iter().map(|link| (link.index, link.name.clone())).collect();
+        self.spent.on(Part::Kernel);
         let current = self.in_force(wake, &devices)?;
+        self.spent.on(Part::Attached);
         // A pass that fails on its way leaves the cut to the next one. The first pass of a daemon judges by what the one
         // before has left in force: policy and containers may be others since.
         if self.due.is_none() && (self.candidate.is_some() || self.status.passes == 0) {
@@ -371,9 +384,12 @@ impl Reconciler {
         let mut wanted = self.wanted(&host, &container_links, &current)?;
         fast_path::prepare(&mut wanted);
         self.say(&wanted.warnings);
+        self.spent.on(Part::Desired);
         let mut steps = plan(&current, &wanted.state);
+        self.spent.on(Part::Plan);
         let due = self.due.take();
         let kept = due.as_ref().map_or_else(BTreeSet::new, |before| self.keep(before, &wanted.state));
+        self.spent.on(Part::Connections);
         let carried = if self.datapath.is_rebuilding() {
             rebuild::order(&mut steps);
             self.carry_out_anew(&steps, &wanted.state, &devices)
@@ -390,9 +406,11 @@ impl Reconciler {
         if let Some(before) = &due {
             self.cut(before, &wanted.state, &kept);
         }
+        self.spent.on(Part::Connections);
         if let Err(error) = self.datapath.drop_early(&wanted.early, &host.links) {
             self.say(&[format!("no early drop: {}", chain(&error))]);
         }
+        self.spent.on(Part::Hooks);
         let passed = Passed {
             steps: steps.len(),
             hooks: wanted.state.hooks.len(),
@@ -416,6 +434,11 @@ impl Reconciler {
         self.status.passes += 1;
         self.status.last_pass = monotonic_seconds();
         self.report();
+        self.spent.on(Part::Rules);
+        if wake == Wake::Everything {
+            memory::give_back();
+        }
+        self.spent.say(wake);
         Ok(passed)
     }
 
@@ -463,10 +486,15 @@ impl Reconciler {
                 Ok(State { hooks: self.datapath.hooks(devices, &doubt)?, ..believed })
             }
             // Sets of a million prefixes take a second to read, and nobody writes them but us.
-            Some(believed) if believed.tables.sources.len() + believed.tables.denied.len() > LARGE_SETS => {
-                Ok(self.datapath.read_around(&believed, devices)?)
+            believed => {
+                let large = |held: &State| held.tables.sources.len() + held.tables.denied.len() > LARGE_SETS;
+                let tables = match believed.filter(large) {
+                    Some(believed) => self.datapath.maps().read_around(&believed.tables)?,
+                    None => self.datapath.maps().read()?,
+                };
+                self.spent.on(Part::Read);
+                Ok(State { hooks: self.datapath.found(devices)?, ..tables })
             }
-            _ => Ok(self.datapath.read(devices)?),
         }
     }
 
@@ -557,16 +585,21 @@ impl Reconciler {
         let takes_over = takeover::hooks_uplink(rest);
         if takes_over {
             self.seed(wanted);
+            self.spent.on(Part::Connections);
         }
         failed |= self.carry_out_all(rest, devices)?;
         if takes_over {
             self.seed(wanted);
+            self.spent.on(Part::Connections);
         }
         Ok(failed)
     }
 
     fn read_back(&mut self, steps: &[Step]) -> Result<(), PassError> {
-        match self.datapath.maps().first_not_held(steps)? {
+        let not_held = self.datapath.maps().first_not_held(steps)?;
+        self.spent.reads += steps.iter().filter(|step| !step.is_hook()).count();
+        self.spent.on(Part::Maps);
+        match not_held {
             Some(step) => Err(PassError::ReadBack { what: format!("{step:?}") }),
             None => Ok(()),
         }
@@ -576,8 +609,21 @@ impl Reconciler {
         let mut failed = false;
         for run in steps.chunk_by(|one, other| !one.is_hook() && !other.is_hook()) {
             match run {
-                [step] if step.is_hook() => failed |= self.carry_out_one(step, devices)?,
-                run => self.datapath.maps().apply_all(run)?,
+                [step] if step.is_hook() => {
+                    // The kernel attaches under the lock of all devices, some milliseconds each, and whoever lets go of it and
+                    // takes it again at once is before those who wait: Docker would make no link until all are attached.
+                    if self.spent.hooks > 0 {
+                        std::thread::sleep(LET_OTHERS);
+                    }
+                    failed |= self.carry_out_one(step, devices)?;
+                    self.spent.hooks += 1;
+                    self.spent.on(Part::Hooks);
+                }
+                run => {
+                    self.datapath.maps().apply_all(run)?;
+                    self.spent.writes += run.len();
+                    self.spent.on(Part::Maps);
+                }
             }
         }
         Ok(failed)
