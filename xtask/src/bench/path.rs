@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -12,9 +13,9 @@ use super::report::{Figure, Report};
 use super::room::Room;
 use super::sample::Spread;
 use super::street::{self, By, Container, Ground, Path, Street};
-use crate::lab::Lab;
 use crate::lab::bpf::Point;
 use crate::lab::tcx::Direction;
+use crate::lab::{Lab, wait};
 use crate::setup::{self, Part};
 use crate::workspace;
 
@@ -122,6 +123,8 @@ const EVERYBODY: &[(Who, &[Path])] = &[
         &[Path::Established, Path::Reply, Path::New, Path::Unwanted(By::Anybody), Path::Unwanted(By::Tcx)],
     ),
     (Who::FwBesideDocker, ALL),
+    (Who::FwFastAlone, FAST),
+    (Who::FwFastBesideDocker, FAST),
     (Who::FwAlone(Xdp::Generic), &[Path::Unwanted(By::GenericXdp)]),
     (Who::FwAlone(Xdp::Native), &[Path::Unwanted(By::NativeXdp)]),
     (Who::Rules(Rules::Sets), ALL),
@@ -173,6 +176,8 @@ const WITHOUT_NAT: &[(Who, &[Path])] = &[
     (Who::Rules(Rules::Floor(Flavour::Nft)), BOTH_WITHOUT_NAT),
     (Who::FwAlone(Xdp::Off), BOTH_WITHOUT_NAT),
     (Who::FwBesideDocker, BOTH_WITHOUT_NAT),
+    (Who::FwFastAlone, BOTH_WITHOUT_NAT),
+    (Who::FwFastBesideDocker, BOTH_WITHOUT_NAT),
     (Who::Rules(Rules::Sets), BOTH_WITHOUT_NAT),
     (Who::Dockerd, BOTH_WITHOUT_NAT),
     (Who::Rules(Rules::Docker20(Flavour::Nft)), BOTH_WITHOUT_NAT),
@@ -184,6 +189,8 @@ const OVER_IPV6: &[(Who, &[Path])] = &[
     (Who::Rules(Rules::Floor(Flavour::Nft)), BOTH_OVER_IPV6),
     (Who::FwAlone(Xdp::Off), BOTH_OVER_IPV6),
     (Who::FwBesideDocker, BOTH_OVER_IPV6),
+    (Who::FwFastAlone, BOTH_OVER_IPV6),
+    (Who::FwFastBesideDocker, BOTH_OVER_IPV6),
     (Who::Rules(Rules::Sets), BOTH_OVER_IPV6),
     (Who::Rules(Rules::SetsAndMaps), BOTH_OVER_IPV6),
     (Who::Dockerd, BOTH_OVER_IPV6),
@@ -208,10 +215,13 @@ const FLOWS: &[(Who, &[Path])] = &[
     (Who::Rules(Rules::Floor(Flavour::Nft)), BOTH),
     (Who::FwAlone(Xdp::Off), BOTH),
     (Who::FwBesideDocker, BOTH),
+    (Who::FwFastAlone, BOTH),
+    (Who::FwFastBesideDocker, BOTH),
     (Who::Rules(Rules::Sets), BOTH),
     (Who::Rules(Rules::Docker20(Flavour::Nft)), BOTH),
 ];
 
+const FAST: &[Path] = &[Path::Established, Path::Reply, Path::New];
 const BOTH: &[Path] = &[Path::Established, Path::Reply];
 const BOTH_OVER_IPV6: &[Path] = &[Path::Established6, Path::Reply6];
 const BOTH_WITHOUT_NAT: &[Path] = &[Path::OutWithoutNat, Path::InWithoutNat];
@@ -231,6 +241,10 @@ enum Who {
     FwBesideDocker,
     /// fw, writing NAT itself.
     FwAlone(Xdp),
+    /// fw with the fast path, with dockerd writing NAT.
+    FwFastBesideDocker,
+    /// fw with the fast path, writing NAT itself.
+    FwFastAlone,
     /// The same, where Docker has one network and publishes ten ports, whatever the policy's rules name.
     FwDropping(Xdp),
     /// One bare program on the uplink, and nothing else.
@@ -262,6 +276,8 @@ impl Who {
             Self::Dockerd => "dockerd itself".to_owned(),
             Self::FwBesideDocker => "fw, nat.owner = docker".to_owned(),
             Self::FwAlone(Xdp::Off) => "fw, nat.owner = fw".to_owned(),
+            Self::FwFastBesideDocker => "fw, fast path, nat.owner = docker".to_owned(),
+            Self::FwFastAlone => "fw, fast path, nat.owner = fw".to_owned(),
             Self::FwAlone(xdp) | Self::FwDropping(xdp) => format!("fw, xdp = {}", xdp.name()),
             Self::Bare(Point::Tcx(_)) => "a bare TCX program".to_owned(),
             Self::Bare(Point::GenericXdp) => "a bare program at generic XDP".to_owned(),
@@ -282,22 +298,27 @@ impl Who {
             }
             Self::Bare(_) => street::plain(ground),
             Self::Dockerd => street::docker(ground, stock, networks, ports),
-            Self::FwBesideDocker => {
+            Self::FwBesideDocker | Self::FwFastBesideDocker => {
                 let (lab, container) = street::docker(ground, stock, networks, ports)?;
-                filter(&lab, ports, denied, Xdp::Off, "")?;
+                filter(&lab, ports, denied, Xdp::Off, self.is_fast(), "")?;
                 Ok((lab, container))
             }
-            Self::FwAlone(xdp) => {
+            Self::FwAlone(_) | Self::FwFastAlone => {
+                let xdp = if let Self::FwAlone(xdp) = self { xdp } else { Xdp::Off };
                 let (lab, container) = street::docker(ground, without_iptables, networks, ports)?;
-                filter(&lab, ports, denied, xdp, NAT_BY_FW)?;
+                filter(&lab, ports, denied, xdp, self.is_fast(), NAT_BY_FW)?;
                 Ok((lab, container))
             }
             Self::FwDropping(xdp) => {
                 let (lab, container) = street::docker(ground, without_iptables, 1, 10)?;
-                filter(&lab, ports, denied, xdp, NAT_BY_FW)?;
+                filter(&lab, ports, denied, xdp, false, NAT_BY_FW)?;
                 Ok((lab, container))
             }
         }
+    }
+
+    fn is_fast(self) -> bool {
+        matches!(self, Self::FwFastBesideDocker | Self::FwFastAlone)
     }
 
     /// What it has beside its rules, which holds until it is closed.
@@ -309,11 +330,12 @@ impl Who {
     }
 }
 
-/// Has fw put its policy in force, XDP as it says, and end: what is pinned goes on.
-fn filter(lab: &Lab, ports: u16, denied: &[Prefix], xdp: Xdp, further: &str) -> Result<()> {
+/// Has fw put its policy in force, XDP and the fast path as it says, and end: what is pinned goes on.
+fn filter(lab: &Lab, ports: u16, denied: &[Prefix], xdp: Xdp, fast: bool, further: &str) -> Result<()> {
     let (first, last, xdp) = (street::PUBLISHED, street::PUBLISHED + ports - 1, xdp.name());
+    let fast = if fast { "on" } else { "off" };
     let mut policy = format!(
-        "[uplink]\nxdp = \"{xdp}\"\n[[allow]]\nname = \"published\"\nproto = \"udp\"\nports = [\"{first}-{last}\"]\n{further}"
+        "[uplink]\nxdp = \"{xdp}\"\nfast_path = \"{fast}\"\n[[allow]]\nname = \"published\"\nproto = \"udp\"\nports = [\"{first}-{last}\"]\n{further}"
     );
     if !denied.is_empty() {
         fs::write(lab.path("/run/lab/denied.txt"), peers::lines(denied)).context("cannot write prefixes")?;
@@ -328,6 +350,9 @@ fn filter(lab: &Lab, ports: u16, denied: &[Prefix], xdp: Xdp, further: &str) -> 
     ensure!(by == format!("xdp {xdp}"), "the policy says xdp = {xdp:?}, fw has {by:?}:\n{}", lab.fw_log());
     daemon.terminate()
 }
+
+/// A connection takes the fast path when it has lived so long.
+const A_SECOND: Duration = Duration::from_millis(1_500);
 
 const NAT_BY_FW: &str = "[nat]\nowner = \"fw\"\n";
 
@@ -374,10 +399,18 @@ fn measure(report: &mut Report, only: &str, scene: &Scene, rounds: usize) -> Res
         streets.push((who, street, program));
     }
     // By turns, so that nobody's are at the head of all of the kernel's lists. Twice, so that each has had an answer.
-    for _ in 0..2 * scene.flows.div_ceil(street::BURST) {
-        for (who, street, _) in &streets {
-            street.greet(scene.flows).with_context(|| who.name())?;
+    let greet = || {
+        for _ in 0..2 * scene.flows.div_ceil(street::BURST) {
+            for (who, street, _) in &streets {
+                street.greet(scene.flows).with_context(|| who.name())?;
+            }
         }
+        anyhow::Ok(())
+    };
+    greet()?;
+    if streets.iter().any(|(who, ..)| who.is_fast()) {
+        wait::pass(A_SECOND);
+        greet()?;
     }
     for (who, street, _) in &mut streets {
         street.calibrate().with_context(|| who.name())?;
