@@ -1,12 +1,17 @@
 //! `cargo xtask bench`: measurements that anyone can rerun.
 
 mod bare;
+mod control;
+mod crowd;
 mod path;
 mod peers;
 mod report;
 mod room;
 mod sample;
+mod scale;
+mod sheet;
 mod street;
+mod told;
 mod traffic;
 
 use anyhow::{Result, ensure};
@@ -36,6 +41,10 @@ pub struct Arguments {
 enum Bench {
     /// What the verifier walks for each program, and what a run of each costs for a typical accept and drop.
     Verifier,
+    /// What the control plane takes: from Docker's event to the last map write, resync, restart, reload, memory.
+    Control,
+    /// What a million flows and prefixes and thousands of networks, containers and ports take.
+    Scale,
     /// What a set of a million prefixes takes: from the policy file into force, in memory, and for each packet.
     Sets,
 }
@@ -46,8 +55,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let inside = match arguments.what {
         None => {
             let only = arguments.only.as_deref().unwrap_or_default();
-            return path::run(arguments.quick, only, arguments.docs);
+            path::run(arguments.quick, only, arguments.docs)?;
+            return if arguments.quick && only.is_empty() { control::run(true) } else { Ok(()) };
         }
+        Some(Bench::Control) => return control::run(arguments.quick),
+        Some(Bench::Scale) => return scale::run(),
         Some(Bench::Verifier) => ["--bench", "verifier", "--profile", "bench"],
         // What the daemon does counts here, too.
         Some(Bench::Sets) => ["--bench", "sets", "--profile", "release"],

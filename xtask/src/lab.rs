@@ -73,6 +73,8 @@ pub struct Options {
     pub dockerd: Vec<String>,
     /// Which Docker.
     pub docker: Generation,
+    /// What fw is to tell of itself, as `FW_LOG` says it; the caller's own `FW_LOG` if that is nothing.
+    pub fw_log: Option<&'static str>,
 }
 
 impl Default for Options {
@@ -86,6 +88,7 @@ impl Default for Options {
             environment: Vec::new(),
             dockerd: Vec::new(),
             docker: Generation::default(),
+            fw_log: None,
         }
     }
 }

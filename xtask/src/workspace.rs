@@ -86,6 +86,12 @@ pub fn build_fw() -> anyhow::Result<PathBuf> {
     Ok(target_directory()?.join("debug/fw"))
 }
 
+/// Builds `fw` as it is shipped and returns its path.
+pub fn build_release_fw() -> anyhow::Result<PathBuf> {
+    run(cargo().args(["build", "--release", "--package", "fw-user", "--bins"]))?;
+    Ok(target_directory()?.join("release/fw"))
+}
+
 /// The machine's own target, as rustc calls it. Flags for a build that names it leave build scripts and macros alone.
 pub fn host() -> anyhow::Result<String> {
     Ok(output(command("rustc").args(["--print", "host-tuple"]))?.trim().to_owned())

@@ -60,6 +60,7 @@ impl Lab {
             .command("sh")
             .args(["-ec", &line])
             .env("NO_COLOR", "1")
+            .envs(self.options().fw_log.map(|log| ("FW_LOG", log)))
             .spawn()
             .context("cannot start fw")?;
         let pid = self.path(PID);
