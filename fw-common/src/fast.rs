@@ -47,6 +47,22 @@ pub struct FastKey {
     pub reserved: [u8; 7],
 }
 
+impl FastKey {
+    /// A number that tells tuples apart, mixed up to its highest bits.
+    #[inline(always)]
+    pub fn tag(&self) -> u64 {
+        let ports = u64::from(self.source_port) << 16 | u64::from(self.destination_port);
+        let [source, destination] = [self.source.halves(), self.destination.halves()];
+        let [low, high] =
+            [source[0].rotate_left(17) ^ source[1], destination[0].rotate_left(17) ^ destination[1]];
+        let rest = ports | u64::from(self.ifindex) << 32;
+        let mixed = low.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            ^ high.wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
+            ^ (rest ^ u64::from(self.protocol) << 56).wrapping_mul(0x1656_67b1_9e37_79f9);
+        mixed ^ mixed >> 29
+    }
+}
+
 /// Which address and port of a packet a path replaces: [`FastPath::replaces`].
 pub mod replaces {
     /// Those of the source: the packet leaves the host.
@@ -59,6 +75,8 @@ pub mod replaces {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct FastPath {
+    /// [`FastKey::tag`] of the key: the kernel may give the element to another while it is read.
+    pub tag: u64,
     /// Nanosecond of the monotonic clock at which it did; 0: not yet.
     pub carried: u64,
     /// The address that takes the place of the one that [`replaces`] names; the same again if nothing is translated.
@@ -102,11 +120,11 @@ impl FastPath {
             && self.seen_to == back.from
     }
 
-    /// Notes that the stack has carried a packet to its container: `length` as for [`FastPath::serves`].
+    /// Notes that the stack has carried a packet to its container: `length` as for [`FastPath::serves`]. Within the life of
+    /// a path it is a longer one; the next life begins with what then is carried.
     #[inline(always)]
     pub fn renew(&mut self, length: u32, now: u64) {
-        let fresh = now.wrapping_sub(self.carried) < 2 * LIFE;
-        self.longest = if fresh && self.longest > length { self.longest } else { length };
+        self.longest = length;
         self.carried = now;
     }
 
@@ -187,6 +205,7 @@ impl Pending {
     /// The path of the packets that follow a container's packet, which is `leaving` by an uplink at `now`.
     #[inline(always)]
     pub fn outward(&self, leaving: &Plain, now: u64, path: &mut FastPath) {
+        path.tag = self.packet.key.tag();
         path.carried = now;
         path.address = leaving.key.source;
         path.port = leaving.key.source_port;
@@ -218,7 +237,8 @@ impl Pending {
     /// The path of those packets, which the stack has not carried yet. From which neighbour their frames come does not
     /// matter: a router may send from another address than it listens at.
     #[inline(always)]
-    pub fn inward(&self, leaving: &Plain, path: &mut FastPath) {
+    pub fn inward(&self, leaving: &Plain, path: &mut FastPath, tag: u64) {
+        path.tag = tag;
         path.carried = 0;
         path.address = self.packet.key.source;
         path.port = self.packet.key.source_port;

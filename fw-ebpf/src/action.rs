@@ -1,7 +1,7 @@
 //! From verdict to action: once for each packet, with its counters, its mark and, for a sample of drops, an event.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use fw_common::decide::{Workspace, marked};
+use fw_common::decide::{Workspace, glance, marked};
 use fw_common::event::{EVENTS_PER_SECOND, Event};
 use fw_common::flow::counted;
 use fw_common::tables::counter_index;
@@ -31,16 +31,19 @@ pub(crate) fn run<C: Context>(hook: Hook, context: &C) -> i32 {
         return C::UNPREPARED;
     };
     desk.arrival = context.arrival();
-    if matches!(hook, Hook::UplinkEgress) && desk.arrival.owner == counted::CARRIED {
+    // Whatever the packet before left on the desk: it may have gone without a decision.
+    desk.work.glance = glance::NONE;
+    let fast = settings.fast_path != 0 && !observing;
+    if matches!(hook, Hook::UplinkEgress) && fast && desk.arrival.owner == counted::CARRIED {
         context.set_owner(0);
         return C::ON;
     }
     let comes_in = matches!(hook, Hook::UplinkIngress | Hook::PortIngress);
     if comes_in {
         desk.pending.present = 0;
-        if settings.fast_path != 0 && !observing {
+        if fast {
             let length = context.length();
-            let code = fast::carry(context, desk, hook);
+            let code = fast::carry(context, desk, hook, settings.mark_bit);
             if code != C::ON {
                 count(hook, desk.pending.reason, desk.pending.rule, length);
                 return code;

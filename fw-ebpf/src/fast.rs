@@ -5,11 +5,12 @@
 )]
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
-use fw_common::Hook;
-use fw_common::fast::{LIFE, Pending, replaces};
+use fw_common::decide::marked;
+use fw_common::fast::{FastKey, FastPath, LIFE, Pending, replaces};
 use fw_common::flow::counted;
 use fw_common::tables::{Endpoint, Interface, capacity, link_layer};
 use fw_common::wire::Plain;
+use fw_common::{Hook, Mark};
 
 use crate::maps::{Desk, ENDPOINTS, FAST_CANDIDATES, FAST_PATHS, GENERATION, INTERFACES};
 use crate::packet::Context;
@@ -19,8 +20,8 @@ const BPF_EXIST: u64 = 2;
 /// Whether a packet that comes in has been sent on its way; if not, it is noted on the desk for the hook where it leaves.
 /// Out of line for a stack frame of its own; what it has to say stands on the desk.
 #[inline(never)]
-pub(crate) fn carry<C: Context>(context: &C, desk: &mut Desk, hook: Hook) -> i32 {
-    let Desk { arrival, work, pending, .. } = desk;
+pub(crate) fn carry<C: Context>(context: &C, desk: &mut Desk, hook: Hook, mark_bit: u8) -> i32 {
+    let Desk { arrival, work, pending, path, .. } = desk;
     if !work.glance(arrival, context) || !pending.packet.read(&work.head, &work.packet, arrival.ifindex) {
         return C::ON;
     }
@@ -29,10 +30,9 @@ pub(crate) fn carry<C: Context>(context: &C, desk: &mut Desk, hook: Hook) -> i32
     pending.hook = hook as u8;
     pending.known = 0;
     pending.present = 1;
-    let Some(path) = FAST_PATHS.get_ptr(&pending.packet.key) else { return C::ON };
-    // SAFETY: the entry lives as long as the program, or is used again for another tuple if it was the oldest of all; what
-    // the kernel itself risks with every entry of such a table.
-    let path = unsafe { &*path };
+    if !find(&pending.packet.key, path) {
+        return C::ON;
+    }
     pending.known = 1;
     if !path.serves(&pending.packet, pending.length, pending.generation, now()) {
         return C::ON;
@@ -47,7 +47,27 @@ pub(crate) fn carry<C: Context>(context: &C, desk: &mut Desk, hook: Hook) -> i32
     pending.reason = path.reason;
     let inward = path.replaces == replaces::DESTINATION;
     context.set_owner(if inward { 0 } else { counted::CARRIED });
-    context.send(path.out, inward)
+    // What a hook before ours has set there is nobody's word for it.
+    let mark = marked(arrival.mark, Mark::None, mark_bit);
+    if mark != arrival.mark {
+        context.set_mark(mark);
+    }
+    context.send(path.out, inward, arrival.audience)
+}
+
+/// Copies the path of a tuple out of the table; false if there is none.
+///
+/// The kernel uses the elements of such a table again at once, also while they are read: what was copied counts only if it
+/// says itself that it is of this tuple, before and after.
+#[inline(always)]
+fn find(key: &FastKey, path: &mut FastPath) -> bool {
+    let Some(known) = FAST_PATHS.get_ptr(key) else { return false };
+    // SAFETY: the element's memory lives as long as the program, and every bit pattern of it is valid; volatile, so that
+    // the compiler asks again.
+    unsafe {
+        *path = *known;
+        path.tag == key.tag() && (&raw const (*known).tag).read_volatile() == path.tag
+    }
 }
 
 /// Sees what was decided of a packet that [`carry`] has left to the stack, as it is noted on the desk: of the verdict itself
@@ -70,9 +90,9 @@ pub(crate) fn judged<C: Context>(context: &C, desk: &mut Desk, hook: Hook) -> i3
 #[inline(always)]
 fn vouch(desk: &mut Desk) {
     let Desk { pending, path, .. } = desk;
-    let Some(known) = FAST_PATHS.get_ptr(&pending.packet.key) else { return };
-    // SAFETY: as in `carry`.
-    *path = unsafe { *known };
+    if !find(&pending.packet.key, path) {
+        return;
+    }
     if path.generation != pending.generation || path.rule != pending.rule || path.reason != pending.reason {
         path.generation = pending.generation;
         path.rule = pending.rule;
@@ -86,7 +106,7 @@ fn vouch(desk: &mut Desk) {
 /// its own.
 #[inline(never)]
 pub(crate) fn renew<C: Context>(context: &C, desk: &mut Desk) -> i32 {
-    let Desk { arrival, work, leaving, path, key, .. } = desk;
+    let Desk { arrival, work, leaving, path, back, key, .. } = desk;
     if !work.glance(arrival, context) || !leaving.read(&work.head, &work.packet, arrival.ifindex) {
         return 0;
     }
@@ -95,16 +115,17 @@ pub(crate) fn renew<C: Context>(context: &C, desk: &mut Desk) -> i32 {
     let Some(endpoint) = endpoint else { return 0 };
     Pending::answers(leaving, key);
     key.ifindex = endpoint.port;
-    let Some(back) = FAST_PATHS.get_ptr(&*key) else { return 0 };
-    // SAFETY: as in `carry`.
-    let back = unsafe { &*back };
+    if !find(key, back) {
+        return 0;
+    }
     leaving.key.destination = back.address;
     leaving.key.destination_port = back.port;
     leaving.key.ifindex = back.out;
-    let Some(known) = FAST_PATHS.get_ptr(&leaving.key) else { return 0 };
-    // SAFETY: as in `carry`.
-    *path = unsafe { *known };
-    if path.answers(key, back) && leaving.to == path.to && leaving.from == path.from {
+    if find(&leaving.key, path)
+        && path.answers(key, back)
+        && leaving.to == path.to
+        && leaving.from == path.from
+    {
         path.renew(unit(context, leaving), now());
         let _ = FAST_PATHS.insert(&leaving.key, &*path, BPF_EXIST);
     }
@@ -115,7 +136,7 @@ pub(crate) fn renew<C: Context>(context: &C, desk: &mut Desk) -> i32 {
 /// for a stack frame of its own.
 #[inline(never)]
 pub(crate) fn learn<C: Context>(context: &C, desk: &mut Desk) -> i32 {
-    let Desk { arrival, work, pending, leaving, path, key, .. } = desk;
+    let Desk { arrival, work, pending, leaving, path, back, key, .. } = desk;
     pending.present = 0;
     if pending.hook != Hook::PortIngress as u8
         || arrival.owner != pending.owner
@@ -126,7 +147,7 @@ pub(crate) fn learn<C: Context>(context: &C, desk: &mut Desk) -> i32 {
         return 0;
     }
     let now = now();
-    if pending.known == 0 && !(has_lived(&pending.packet, now) && is_ethernet(arrival.ifindex)) {
+    if (pending.known == 0 && !has_lived(&pending.packet, now)) || !is_ethernet(arrival.ifindex) {
         return 0;
     }
     pending.outward(leaving, now, path);
@@ -137,14 +158,10 @@ pub(crate) fn learn<C: Context>(context: &C, desk: &mut Desk) -> i32 {
         return 0;
     }
     Pending::answers(leaving, key);
-    if let Some(known) = FAST_PATHS.get_ptr(&*key) {
-        // SAFETY: as in `carry`.
-        let known = unsafe { &*known };
-        if known.answers(&pending.packet.key, path) {
-            return 0;
-        }
+    if find(key, back) && back.answers(&pending.packet.key, path) {
+        return 0;
     }
-    pending.inward(leaving, path);
+    pending.inward(leaving, path, key.tag());
     let _ = FAST_PATHS.insert(&*key, &*path, 0);
     0
 }
@@ -160,7 +177,7 @@ fn now() -> u64 {
 #[inline(always)]
 fn unit<C: Context>(context: &C, packet: &Plain) -> u32 {
     let segment = context.segment();
-    if segment == 0 { context.length() } else { packet.headers + segment }
+    if segment == 0 { packet.end } else { packet.headers + segment }
 }
 
 #[inline(always)]
@@ -183,7 +200,7 @@ fn interface<'a>(ifindex: u32) -> Option<&'a Interface> {
 /// Whether this CPU has seen the connection a second ago: most do not live that long, and cost nothing more than this.
 #[inline(always)]
 fn has_lived(packet: &Plain, now: u64) -> bool {
-    let tuple = packet.mixed();
+    let tuple = packet.key.tag();
     let place = (tuple >> (64 - capacity::FAST_CANDIDATES.trailing_zeros())) as u32;
     let Some(candidate) = FAST_CANDIDATES.get_ptr_mut(place) else { return false };
     // SAFETY: the slot is this CPU's own and lives as long as the program; TC programs run with bottom halves disabled.

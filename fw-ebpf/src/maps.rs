@@ -101,6 +101,7 @@ pub(crate) struct Desk {
     pub(crate) pending: Pending,
     pub(crate) key: FastKey,
     pub(crate) path: FastPath,
+    pub(crate) back: FastPath,
 }
 
 /// This CPU's desk. TC and XDP programs run with bottom halves disabled, so no two use it at once.

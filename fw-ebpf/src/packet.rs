@@ -6,8 +6,8 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::tcx_action_base::{TCX_DROP, TCX_NEXT};
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::helpers::generated::{
-    bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_peer, bpf_skb_load_bytes,
-    bpf_skb_store_bytes, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+    bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_peer, bpf_skb_change_type,
+    bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
 };
 use aya_ebpf::programs::{TcContext, XdpContext};
 use fw_common::wire::{Arrival, Audience, Bytes, Head, Rewritten, VlanTag};
@@ -34,7 +34,8 @@ pub(crate) trait Context: Bytes {
     /// Writes a rewritten head back, with the transport's checksum; false if nothing was written.
     fn write(&self, head: &Head, rewritten: &Rewritten, version: u8) -> bool;
     /// Sends the packet out by a device, or with `pair` in by the device at the other end of it; the kernel's code.
-    fn send(&self, ifindex: u32, pair: bool) -> i32;
+    /// `audience` is what the kernel thinks of the frame so far.
+    fn send(&self, ifindex: u32, pair: bool, audience: Audience) -> i32;
 }
 
 /// The bytes of an skb, paged parts included: a helper copies them, so that a packet whose headers are not in the
@@ -152,7 +153,14 @@ impl Context for Skb {
     }
 
     #[inline(always)]
-    fn send(&self, ifindex: u32, pair: bool) -> i32 {
+    fn send(&self, ifindex: u32, pair: bool, audience: Audience) -> i32 {
+        const PACKET_HOST: u32 = 0;
+        // At a port of a bridge a frame for the bridge's address is somebody else's, and kernels before 6.15 let the
+        // container believe so of its own (c43272299488, "bpf: Scrub packet on bpf_redirect_peer").
+        if pair && audience != Audience::Host {
+            // SAFETY: the context is the kernel's.
+            unsafe { bpf_skb_change_type(self.context.skb.skb, PACKET_HOST) };
+        }
         // SAFETY: these helpers only note where the packet is to go.
         let code = unsafe { if pair { bpf_redirect_peer(ifindex, 0) } else { bpf_redirect(ifindex, 0) } };
         code as i32
@@ -244,7 +252,7 @@ impl Context for Early {
     }
 
     #[inline(always)]
-    fn send(&self, _ifindex: u32, _pair: bool) -> i32 {
+    fn send(&self, _ifindex: u32, _pair: bool, _audience: Audience) -> i32 {
         Self::ON
     }
 }

@@ -201,6 +201,40 @@ fn datagrams_go_past_the_stack_and_keep_their_ports() {
     daemon.terminate().expect("SIGTERM");
 }
 
+/// The hooks of one CPU share a desk: what a packet that went past the decision leaves there is nothing to the next one.
+#[test]
+fn what_the_host_opens_meanwhile_is_judged_for_itself() {
+    let Some(ground) = Ground::start("what_the_host_opens_meanwhile_is_judged_for_itself") else { return };
+    let (lab, web) = (&ground.lab, &ground.web);
+    let daemon = lab.fw_run(POLICY).expect("fw");
+    let _answers = lab.outside().serve_tcp("0.0.0.0:443", "R").expect("a server");
+    let _datagrams = lab.outside().serve_udp("0.0.0.0:123", "R").expect("a server");
+    let served = echo(&web.place, "0.0.0.0:80");
+    let mut stream = connect(lab.outside(), (HOST, 8080).into());
+    std::thread::scope(|scope| {
+        let conversation = scope.spawn(|| converse(&mut stream, 2 * SETTLED));
+        wait::pass(SETTLED);
+        let mut failed = Vec::new();
+        for number in 0..60 {
+            let opened = Instant::now();
+            // One lost SYN is a second.
+            let tcp = lab.host().tcp((OUTSIDE, 443).into()).expect("a probe");
+            if !tcp.reached_at("R") || opened.elapsed() > Duration::from_millis(900) {
+                failed.push(format!("connection {number}"));
+            }
+            if !lab.host().udp((OUTSIDE, 123).into()).expect("a probe").reached_at("R") {
+                failed.push(format!("datagram {number}"));
+            }
+        }
+        assert!(!conversation.is_finished(), "the conversation ended before");
+        assert_eq!(failed, Vec::<String>::new(), "{}", lab.fw_log());
+        conversation.join().expect("the conversation");
+    });
+    drop(stream);
+    served.join().expect("the server");
+    daemon.terminate().expect("SIGTERM");
+}
+
 #[test]
 fn who_stops_a_connection_stops_it_on_the_fast_path() {
     let Some(ground) = Ground::start("who_stops_a_connection_stops_it_on_the_fast_path") else { return };

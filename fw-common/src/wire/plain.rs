@@ -212,12 +212,14 @@ pub struct Plain {
     pub from: Mac,
     /// Bytes of all headers.
     pub headers: u32,
+    /// Bytes of the frame up to the packet's end; what pads it does not count.
+    pub end: u32,
     /// TTL or hop limit.
     pub hop_limit: u8,
     /// 4 or 6.
     pub version: u8,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 2],
 }
 
 impl Plain {
@@ -251,20 +253,10 @@ impl Plain {
         self.to = head.to();
         self.from = head.from();
         self.headers = packet.transport + header;
+        self.end = packet.end;
         self.hop_limit = packet.hop_limit;
         self.version = packet.version;
         packet.source_port != 0
-    }
-
-    /// A number that tells tuples apart, mixed up to its highest bits.
-    #[inline(always)]
-    pub fn mixed(&self) -> u64 {
-        let ports = u64::from(self.key.source_port) << 16 | u64::from(self.key.destination_port);
-        let [source, destination] = [self.key.source.halves(), self.key.destination.halves()];
-        let mixed = (source[0] ^ source[1]).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            ^ (destination[0] ^ destination[1]).wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
-            ^ (ports | u64::from(self.key.ifindex) << 32).wrapping_mul(0x1656_67b1_9e37_79f9);
-        mixed ^ mixed >> 29
     }
 }
 

@@ -537,7 +537,7 @@ fn carry_flows(
         if new.get(&key, 0).is_ok_and(|here| here.last_seen > flow.last_seen) {
             continue;
         }
-        if flow.container < counted::TO_HOST {
+        if flow.container < counted::RENEWS {
             flow.container = 0;
         }
         write(new, name, &key, Some(&flow))?;

@@ -106,7 +106,7 @@ pub(super) fn number(proto: Proto) -> u8 {
 pub(super) fn owners(current: &State, interfaces: &mut BTreeMap<u32, Interface>) {
     let in_force = &current.tables.interfaces;
     let taken: BTreeSet<u16> = in_force.values().map(|interface| interface.owner).collect();
-    let mut free = (1..counted::TO_HOST).filter(|number| !taken.contains(number));
+    let mut free = (1..counted::RENEWS).filter(|number| !taken.contains(number));
     for (ifindex, interface) in interfaces.iter_mut().filter(|(_, interface)| interface.role == role::PORT) {
         let known = in_force.get(ifindex).filter(|known| known.role == role::PORT && known.owner != 0);
         // There are more numbers than devices; without one a container shares that of all unknown ones.
