@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -119,14 +119,14 @@ const EVERYBODY: &[(Who, &[Path])] = &[
     (Who::Bare(Point::GenericXdp), &[Path::Unwanted(By::GenericXdp)]),
     (Who::Bare(Point::Xdp), &[Path::Unwanted(By::NativeXdp)]),
     (
-        Who::FwAlone(Xdp::Off),
+        Who::FwAlone,
         &[Path::Established, Path::Reply, Path::New, Path::Unwanted(By::Anybody), Path::Unwanted(By::Tcx)],
     ),
     (Who::FwBesideDocker, ALL),
     (Who::FwFastAlone, FAST),
     (Who::FwFastBesideDocker, FAST),
-    (Who::FwAlone(Xdp::Generic), &[Path::Unwanted(By::GenericXdp)]),
-    (Who::FwAlone(Xdp::Native), &[Path::Unwanted(By::NativeXdp)]),
+    (Who::FwDropping(Xdp::Generic), &[Path::Unwanted(By::GenericXdp)]),
+    (Who::FwDropping(Xdp::Native), &[Path::Unwanted(By::NativeXdp)]),
     (Who::Rules(Rules::Sets), ALL),
     (Who::Rules(Rules::SetsAndMaps), ALL),
     (Who::Dockerd, ALL),
@@ -174,7 +174,7 @@ const DENIED: &[(Who, &[Path])] = &[
 const WITHOUT_NAT: &[(Who, &[Path])] = &[
     (Who::Rules(Rules::None), BOTH_WITHOUT_NAT),
     (Who::Rules(Rules::Floor(Flavour::Nft)), BOTH_WITHOUT_NAT),
-    (Who::FwAlone(Xdp::Off), BOTH_WITHOUT_NAT),
+    (Who::FwAlone, BOTH_WITHOUT_NAT),
     (Who::FwBesideDocker, BOTH_WITHOUT_NAT),
     (Who::FwFastAlone, BOTH_WITHOUT_NAT),
     (Who::FwFastBesideDocker, BOTH_WITHOUT_NAT),
@@ -187,7 +187,7 @@ const WITHOUT_NAT: &[(Who, &[Path])] = &[
 /// IPv6, with NAT as in IPv4, by those who have it. Docker 20.10 needs `--ip6tables`.
 const OVER_IPV6: &[(Who, &[Path])] = &[
     (Who::Rules(Rules::Floor(Flavour::Nft)), BOTH_OVER_IPV6),
-    (Who::FwAlone(Xdp::Off), BOTH_OVER_IPV6),
+    (Who::FwAlone, BOTH_OVER_IPV6),
     (Who::FwBesideDocker, BOTH_OVER_IPV6),
     (Who::FwFastAlone, BOTH_OVER_IPV6),
     (Who::FwFastBesideDocker, BOTH_OVER_IPV6),
@@ -202,7 +202,7 @@ const OVER_IPV6: &[(Who, &[Path])] = &[
 const NEIGHBOURS: &[(Who, &[Path])] = &[
     (Who::Rules(Rules::None), &[Path::Neighbour]),
     (Who::Rules(Rules::Floor(Flavour::Nft)), &[Path::Neighbour]),
-    (Who::FwAlone(Xdp::Off), &[Path::Neighbour]),
+    (Who::FwAlone, &[Path::Neighbour]),
     (Who::FwBesideDocker, &[Path::Neighbour]),
     (Who::Dockerd, &[Path::Neighbour]),
     (Who::Rules(Rules::Docker20(Flavour::Nft)), &[Path::Neighbour]),
@@ -213,7 +213,7 @@ const NEIGHBOURS: &[(Who, &[Path])] = &[
 /// Many flows.
 const FLOWS: &[(Who, &[Path])] = &[
     (Who::Rules(Rules::Floor(Flavour::Nft)), BOTH),
-    (Who::FwAlone(Xdp::Off), BOTH),
+    (Who::FwAlone, BOTH),
     (Who::FwBesideDocker, BOTH),
     (Who::FwFastAlone, BOTH),
     (Who::FwFastBesideDocker, BOTH),
@@ -240,12 +240,12 @@ enum Who {
     /// fw, with dockerd writing NAT.
     FwBesideDocker,
     /// fw, writing NAT itself.
-    FwAlone(Xdp),
+    FwAlone,
     /// fw with the fast path, with dockerd writing NAT.
     FwFastBesideDocker,
     /// fw with the fast path, writing NAT itself.
     FwFastAlone,
-    /// The same, where Docker has one network and publishes ten ports, whatever the policy's rules name.
+    /// fw, with XDP, where Docker has one network and publishes ten ports, whatever the policy's rules name.
     FwDropping(Xdp),
     /// One bare program on the uplink, and nothing else.
     Bare(Point),
@@ -275,10 +275,10 @@ impl Who {
             Self::Rules(rules) => rules.name(),
             Self::Dockerd => "dockerd itself".to_owned(),
             Self::FwBesideDocker => "fw, nat.owner = docker".to_owned(),
-            Self::FwAlone(Xdp::Off) => "fw, nat.owner = fw".to_owned(),
+            Self::FwAlone => "fw, nat.owner = fw".to_owned(),
             Self::FwFastBesideDocker => "fw, fast path, nat.owner = docker".to_owned(),
             Self::FwFastAlone => "fw, fast path, nat.owner = fw".to_owned(),
-            Self::FwAlone(xdp) | Self::FwDropping(xdp) => format!("fw, xdp = {}", xdp.name()),
+            Self::FwDropping(xdp) => format!("fw, xdp = {}", xdp.name()),
             Self::Bare(Point::Tcx(_)) => "a bare TCX program".to_owned(),
             Self::Bare(Point::GenericXdp) => "a bare program at generic XDP".to_owned(),
             Self::Bare(Point::Xdp) => "a bare program at native XDP".to_owned(),
@@ -303,10 +303,9 @@ impl Who {
                 filter(&lab, ports, denied, Xdp::Off, self.is_fast(), "")?;
                 Ok((lab, container))
             }
-            Self::FwAlone(_) | Self::FwFastAlone => {
-                let xdp = if let Self::FwAlone(xdp) = self { xdp } else { Xdp::Off };
+            Self::FwAlone | Self::FwFastAlone => {
                 let (lab, container) = street::docker(ground, without_iptables, networks, ports)?;
-                filter(&lab, ports, denied, xdp, self.is_fast(), NAT_BY_FW)?;
+                filter(&lab, ports, denied, Xdp::Off, self.is_fast(), NAT_BY_FW)?;
                 Ok((lab, container))
             }
             Self::FwDropping(xdp) => {
@@ -379,6 +378,7 @@ pub(super) fn run(quick: bool, only: &str, docs: bool) -> Result<()> {
 
 /// Measures a scene.
 fn measure(report: &mut Report, only: &str, scene: &Scene, rounds: usize) -> Result<()> {
+    let begun = Instant::now();
     let denied = peers::denied(scene.prefixes);
     let _room = if scene.flows > street::FEW { Some(Room::make(2 * scene.flows)?) } else { None };
     let mut streets = Vec::new();
@@ -398,6 +398,7 @@ fn measure(report: &mut Report, only: &str, scene: &Scene, rounds: usize) -> Res
         let (street, program) = street.with_context(|| format!("cannot set up: {}", who.name()))?;
         streets.push((who, street, program));
     }
+    println!("  {} hosts made in {} s", streets.len(), begun.elapsed().as_secs());
     // By turns, so that nobody's are at the head of all of the kernel's lists. Twice, so that each has had an answer.
     let greet = || {
         for _ in 0..2 * scene.flows.div_ceil(street::BURST) {

@@ -371,16 +371,14 @@ pub(super) fn docker(
     let subnet6 = format!("{GATEWAY6}/64");
     let ipv6 = ["--ipv6", "--subnet", &subnet6];
     let not_masqueraded = ["-o", "com.docker.network.bridge.enable_ip_masquerade=false"];
-    for number in 0..networks {
-        let (_, subnet) = peers::network(number);
-        let mut options = vec!["--subnet", &subnet];
-        match (number, ground) {
-            (0, Ground::Ipv6) => options.extend(ipv6),
-            (0, Ground::WithoutNat) => options.extend(not_masqueraded),
-            _ => {}
-        }
-        lab.network(&format!("n{number}"), &options)?;
+    let (_, subnet) = peers::network(0);
+    let mut options = vec!["--subnet", &subnet];
+    match ground {
+        Ground::Ipv6 => options.extend(ipv6),
+        Ground::WithoutNat => options.extend(not_masqueraded),
+        Ground::Published | Ground::Neighbours { .. } => {}
     }
+    lab.network("n0", &options)?;
     let (address, address6) = (CONTAINER.to_string(), CONTAINER6.to_string());
     let (first, last) = (PUBLISHED + 1, PUBLISHED + ports - 1);
     let further = format!("-p={first}-{last}:{first}-{last}/udp");
@@ -405,6 +403,10 @@ pub(super) fn docker(
         }
         _ => None,
     };
+    // What is measured was there first, and publishes what it does without waiting for the rules of all others.
+    for number in 1..networks {
+        lab.one_of_many_networks(&format!("n{number}"), &peers::network(number).1)?;
+    }
     let (port, mac) = (lab.port_of(&container)?, on_the_wire(&container)?);
     Ok((lab, Container { place: container.place, mac, port, bridge: BRIDGE.to_owned(), neighbour }))
 }

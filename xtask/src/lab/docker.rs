@@ -1,11 +1,13 @@
 //! Docker inside the lab: the daemon, an image of busybox, networks and containers.
 
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
-use serde_json::Value;
+use anyhow::{Context as _, Result, anyhow, ensure};
+use serde_json::{Value, json};
 
 use super::frame::Mac;
 use super::place::Place;
@@ -56,6 +58,29 @@ impl Lab {
         arguments.extend(options);
         arguments.push(name);
         self.docker(&arguments).map(drop)
+    }
+
+    /// As [`Lab::network`] with a subnet, without a process of the client: for hundreds of them.
+    pub fn one_of_many_networks(&self, name: &str, subnet: &str) -> Result<()> {
+        let what = format!("cannot make the network {name}");
+        let body = json!({
+            "Name": name,
+            "IPAM": {"Config": [{"Subnet": subnet}]},
+            "Options": {"com.docker.network.bridge.name": format!("br-{name}")},
+        })
+        .to_string();
+        let socket = self.path(SOCKET.trim_start_matches("unix://"));
+        let mut connection = UnixStream::connect(socket).with_context(|| what.clone())?;
+        let length = body.len();
+        write!(
+            connection,
+            "POST /networks/create HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .with_context(|| what.clone())?;
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).with_context(|| what.clone())?;
+        ensure!(answer.contains(" 201 Created"), "{what}: {answer}");
+        Ok(())
     }
 
     /// Starts a container that does nothing but hold its network; servers are put into it with [`Place::serve_tcp`].
