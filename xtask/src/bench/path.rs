@@ -341,13 +341,15 @@ fn filter(lab: &Lab, ports: u16, denied: &[Prefix], xdp: Xdp, fast: bool, furthe
         policy +=
             "[sets]\nmany = { file = \"denied.txt\" }\n[[deny]]\nname = \"denied\"\nfrom = [\"many\"]\n";
     }
-    let daemon = lab.fw_run(&policy)?;
+    let mut daemon = lab.fw_run(&policy)?;
     let status = lab.fw_status()?;
     let hooks = status["hooks"].as_array().context("`fw status --json` has no list `hooks`")?;
     let early = hooks.iter().find(|hook| hook["hook"] == "uplink_xdp");
     let by = early.and_then(|hook| hook["by"].as_str()).unwrap_or("xdp off");
     ensure!(by == format!("xdp {xdp}"), "the policy says xdp = {xdp:?}, fw has {by:?}:\n{}", lab.fw_log());
-    daemon.terminate()
+    // With hundreds of networks a pass may be on its way.
+    daemon.signal("TERM")?;
+    daemon.ends().map(drop)
 }
 
 /// A connection takes the fast path when it has lived so long.
