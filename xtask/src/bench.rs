@@ -3,14 +3,19 @@
 mod bare;
 mod control;
 mod crowd;
+mod known;
+mod page;
 mod path;
 mod peers;
+mod plot;
 mod report;
 mod room;
 mod sample;
 mod scale;
 mod sheet;
+mod sockets;
 mod street;
+mod targets;
 mod told;
 mod traffic;
 
@@ -25,46 +30,66 @@ use crate::workspace;
 pub struct Arguments {
     #[command(subcommand)]
     what: Option<Bench>,
-    /// Fewer sizes and rounds: under three minutes.
-    #[arg(long)]
+    /// Fewer sizes and rounds: under three minutes. Fails if fw is slower, beside the floor, than it is known to be.
+    #[arg(long, global = true)]
     quick: bool,
     /// Only what has this in its title ("10 networks"), or beside the floor those that have it in their name ("fw").
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, global = true, value_name = "TEXT")]
     only: Option<String>,
-    /// Write docs/performance.md.
-    #[arg(long, conflicts_with = "only")]
+    /// Write docs/performance.md and its pictures.
+    #[arg(long, global = true, conflicts_with = "only")]
     docs: bool,
 }
 
-/// What to measure, if not the whole path of a packet.
+/// What to measure, if not all that a packet meets.
 #[derive(Clone, Copy, Debug, Subcommand)]
 enum Bench {
-    /// What the verifier walks for each program, and what a run of each costs for a typical accept and drop.
-    Verifier,
+    /// What a packet costs on its way through the host.
+    Path,
+    /// What TCP costs through a published port: round trips, connections, bulk.
+    Sockets,
     /// What the control plane takes: from Docker's event to the last map write, resync, restart, reload, memory.
     Control,
     /// What a million flows and prefixes and thousands of networks, containers and ports take.
     Scale,
+    /// Nothing: write the page from what the last run of each part found.
+    Page,
+    /// What the verifier walks for each program, and what a run of each costs for a typical accept and drop.
+    Verifier,
     /// What a set of a million prefixes takes: from the policy file into force, in memory, and for each packet.
     Sets,
 }
 
 /// Measures.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    ensure!(setup::is_root(), "measuring needs root: run it with sudo");
-    let inside = match arguments.what {
+    let Arguments { what, quick, only, docs } = arguments;
+    ensure!(setup::is_root() || matches!(what, Some(Bench::Page)), "measuring needs root: run it with sudo");
+    let only = only.as_deref();
+    match what {
         None => {
-            let only = arguments.only.as_deref().unwrap_or_default();
-            path::run(arguments.quick, only, arguments.docs)?;
-            return if arguments.quick && only.is_empty() { control::run(true) } else { Ok(()) };
+            path::run(*quick, only.unwrap_or_default())?;
+            sockets::run(*quick, only.unwrap_or_default())?;
+            if *quick && only.is_none() {
+                control::run(true)?;
+            }
         }
-        Some(Bench::Control) => return control::run(arguments.quick),
-        Some(Bench::Scale) => return scale::run(),
-        Some(Bench::Verifier) => ["--bench", "verifier", "--profile", "bench"],
+        Some(Bench::Control) => control::run(*quick)?,
+        Some(Bench::Scale) => scale::run()?,
+        Some(Bench::Path) => path::run(*quick, only.unwrap_or_default())?,
+        Some(Bench::Sockets) => sockets::run(*quick, only.unwrap_or_default())?,
+        Some(Bench::Page) => {}
+        Some(Bench::Verifier) => return of_fw_user(&["--bench", "verifier", "--profile", "bench"]),
         // What the daemon does counts here, too.
-        Some(Bench::Sets) => ["--bench", "sets", "--profile", "release"],
-    };
+        Some(Bench::Sets) => return of_fw_user(&["--bench", "sets", "--profile", "release"]),
+    }
+    let found = page::Found::read()?;
+    page::write(&found, *docs)?;
+    if *quick && what.is_none() && only.is_none() { known::hold(&found) } else { Ok(()) }
+}
+
+/// A benchmark of the package's own.
+fn of_fw_user(arguments: &[&str]) -> Result<()> {
     setup::ensure(&[Part::Build])?;
     let mut cargo = workspace::cargo();
-    workspace::run(cargo.args(["bench", "--quiet", "--package", "fw-user"]).args(inside))
+    workspace::run(cargo.args(["bench", "--quiet", "--package", "fw-user"]).args(arguments))
 }

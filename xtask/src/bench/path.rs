@@ -9,9 +9,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::bare;
 use super::peers::{self, Flavour, Prefix, Rules};
-use super::report::{Figure, Report};
+use super::report::{Figure, Report, Size};
 use super::room::Room;
-use super::sample::Spread;
 use super::street::{self, By, Container, Ground, Path, Street};
 use crate::lab::bpf::Point;
 use crate::lab::tcx::Direction;
@@ -21,7 +20,7 @@ use crate::workspace;
 
 /// What is measured together, on hosts that are alive at once: so many networks and published ports, denied prefixes and
 /// flows.
-struct Scene {
+pub(super) struct Scene {
     networks: usize,
     ports: u16,
     prefixes: usize,
@@ -38,6 +37,11 @@ impl Scene {
 
     const fn on(ground: Ground, who: &'static [(Who, &'static [Path])]) -> Self {
         Self { ground, ..Self::of(1, 10, who) }
+    }
+
+    /// Hosts for connections.
+    pub(super) const fn of_tcp(size: Size) -> Self {
+        Self { ground: Ground::Tcp, ..Self::of(size.networks, size.ports, &[]) }
     }
 
     const fn with_flows(flows: u32) -> Self {
@@ -79,7 +83,7 @@ impl Scene {
             }
             Ground::WithoutNat => Some("Docker 28 and 29: they keep such a network apart in other ways"),
             Ground::Neighbours { .. } => Some("nftables by hand: its FORWARD is not for neighbours"),
-            Ground::Published => None,
+            Ground::Published | Ground::Tcp => None,
         }
     }
 
@@ -123,6 +127,7 @@ const FULL: &[Scene] = &[
 
 const EVERYBODY: &[(Who, &[Path])] = &[
     (Who::Rules(Rules::Floor(Flavour::Nft)), ALL),
+    (Who::FloorAgain, ALL),
     (BARE_TCX, &[Path::Unwanted(By::Tcx)]),
     (Who::Bare(Point::GenericXdp), &[Path::Unwanted(By::GenericXdp)]),
     (Who::Bare(Point::Xdp), &[Path::Unwanted(By::NativeXdp)]),
@@ -240,9 +245,11 @@ const BARE_TCX: Who = Who::Bare(Point::Tcx(Direction::Ingress));
 
 /// Who filters on a street.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Who {
+pub(super) enum Who {
     /// Written rules, without Docker.
     Rules(Rules),
+    /// The floor on a second host: how far it is from the first is the noise of a run.
+    FloorAgain,
     /// A real dockerd, as it comes.
     Dockerd,
     /// fw, with dockerd writing NAT.
@@ -261,7 +268,7 @@ enum Who {
 
 /// What the policy says of XDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Xdp {
+pub(super) enum Xdp {
     Off,
     Generic,
     Native,
@@ -278,9 +285,10 @@ impl Xdp {
 }
 
 impl Who {
-    fn name(self) -> String {
+    pub(super) fn name(self) -> String {
         match self {
             Self::Rules(rules) => rules.name(),
+            Self::FloorAgain => FLOOR_AGAIN.to_owned(),
             Self::Dockerd => "dockerd itself".to_owned(),
             Self::FwBesideDocker => "fw, nat.owner = docker".to_owned(),
             Self::FwAlone => "fw, nat.owner = fw".to_owned(),
@@ -294,7 +302,7 @@ impl Who {
     }
 
     /// A host with all its rules.
-    fn host(self, scene: &Scene, denied: &[Prefix]) -> Result<(Lab, Container)> {
+    pub(super) fn host(self, scene: &Scene, denied: &[Prefix]) -> Result<(Lab, Container)> {
         let Scene { networks, ports, ground, .. } = *scene;
         let stock: &[&str] = if ground == Ground::Ipv6 { &["--experimental", "--ip6tables"] } else { &[] };
         let without_iptables = &["--iptables=false"];
@@ -304,21 +312,22 @@ impl Who {
                 rules.write(&lab, ground, networks, ports, denied)?;
                 Ok((lab, container))
             }
+            Self::FloorAgain => Self::Rules(Rules::Floor(Flavour::Nft)).host(scene, denied),
             Self::Bare(_) => street::plain(ground),
             Self::Dockerd => street::docker(ground, stock, networks, ports),
             Self::FwBesideDocker | Self::FwFastBesideDocker => {
                 let (lab, container) = street::docker(ground, stock, networks, ports)?;
-                filter(&lab, ports, denied, Xdp::Off, self.is_fast(), "")?;
+                filter(&lab, scene, denied, Xdp::Off, self.is_fast(), "")?;
                 Ok((lab, container))
             }
             Self::FwAlone | Self::FwFastAlone => {
                 let (lab, container) = street::docker(ground, without_iptables, networks, ports)?;
-                filter(&lab, ports, denied, Xdp::Off, self.is_fast(), NAT_BY_FW)?;
+                filter(&lab, scene, denied, Xdp::Off, self.is_fast(), NAT_BY_FW)?;
                 Ok((lab, container))
             }
             Self::FwDropping(xdp) => {
                 let (lab, container) = street::docker(ground, without_iptables, 1, 10)?;
-                filter(&lab, ports, denied, xdp, false, NAT_BY_FW)?;
+                filter(&lab, scene, denied, xdp, false, NAT_BY_FW)?;
                 Ok((lab, container))
             }
         }
@@ -337,12 +346,16 @@ impl Who {
     }
 }
 
+/// What reports call [`Who::FloorAgain`].
+pub(super) const FLOOR_AGAIN: &str = "NAT alone (nft), again";
+
 /// Has fw put its policy in force, XDP and the fast path as it says, and end: what is pinned goes on.
-fn filter(lab: &Lab, ports: u16, denied: &[Prefix], xdp: Xdp, fast: bool, further: &str) -> Result<()> {
-    let (first, last, xdp) = (street::PUBLISHED, street::PUBLISHED + ports - 1, xdp.name());
+fn filter(lab: &Lab, scene: &Scene, denied: &[Prefix], xdp: Xdp, fast: bool, further: &str) -> Result<()> {
+    let (first, last) = (street::PUBLISHED, street::PUBLISHED + scene.ports - 1);
+    let (protocol, xdp) = (scene.ground.protocol(), xdp.name());
     let fast = if fast { "on" } else { "off" };
     let mut policy = format!(
-        "[uplink]\nxdp = \"{xdp}\"\nfast_path = \"{fast}\"\n[[allow]]\nname = \"published\"\nproto = \"udp\"\nports = [\"{first}-{last}\"]\n{further}"
+        "[uplink]\nxdp = \"{xdp}\"\nfast_path = \"{fast}\"\n[[allow]]\nname = \"published\"\nproto = \"{protocol}\"\nports = [\"{first}-{last}\"]\n{further}"
     );
     if !denied.is_empty() {
         fs::write(lab.path("/run/lab/denied.txt"), peers::lines(denied)).context("cannot write prefixes")?;
@@ -365,13 +378,13 @@ const A_SECOND: Duration = Duration::from_millis(1_500);
 
 const NAT_BY_FW: &str = "[nat]\nowner = \"fw\"\n";
 
-/// Measures scenes whose title contains `only`, or in all of them those whose name does; prints what was found, and writes it
-/// down, with `docs` for readers, too.
-pub(super) fn run(quick: bool, only: &str, docs: bool) -> Result<()> {
+/// Measures scenes whose title contains `only`, or in all of them those whose name does; prints what was found, and keeps
+/// it.
+pub(super) fn run(quick: bool, only: &str) -> Result<()> {
     setup::ensure(&[Part::Build, Part::Lab])?;
     workspace::build_fw()?;
     let (scenes, rounds) = if quick { (QUICK, 7) } else { (FULL, 15) };
-    let mut report = Report::begin(quick, rounds)?;
+    let mut report = Report::begin("path", quick, rounds)?;
     let by_title = scenes.iter().any(|scene| scene.title().contains(only));
     for scene in scenes {
         if by_title && !scene.title().contains(only) {
@@ -383,7 +396,7 @@ pub(super) fn run(quick: bool, only: &str, docs: bool) -> Result<()> {
         }
         measure(&mut report, if by_title { "" } else { only }, scene, rounds)?;
     }
-    report.end(docs)
+    report.end()
 }
 
 /// Measures a scene.
@@ -398,7 +411,8 @@ fn measure(report: &mut Report, only: &str, scene: &Scene, rounds: usize) -> Res
         for path in *paths {
             is_first |= *held_against.entry(*path).or_insert(place) == place;
         }
-        if !is_first && !who.name().contains(only) || *who == Who::Dockerd && !scene.has_dockerd() {
+        let is_named = *who == Who::FloorAgain || who.name().contains(only);
+        if !is_first && !is_named || *who == Who::Dockerd && !scene.has_dockerd() {
             continue;
         }
         let street = who.host(scene, &denied).and_then(|(lab, container)| {
@@ -441,20 +455,15 @@ fn measure(report: &mut Report, only: &str, scene: &Scene, rounds: usize) -> Res
         }
     }
     for path in held_against.into_keys() {
-        println!("  {}", scene.name(path));
-        let mut first = None;
         for (number, (who, ..)) in streets.iter().enumerate() {
             let Some(samples) = found.remove(&(path, number)) else { continue };
-            let first = first.get_or_insert_with(|| samples.clone());
             report.add(Figure {
-                networks: scene.networks,
-                ports: scene.ports,
-                path: scene.name(path),
+                what: scene.name(path),
+                at: Some(Size { networks: scene.networks, ports: scene.ports }),
                 who: who.name(),
-                ns: Spread::of(samples.iter().copied()).context("a round")?,
-                of_first: Spread::of(samples.iter().zip(first).map(|(sample, first)| sample / *first))
-                    .context("a round")?,
-            });
+                unit: "ns".to_owned(),
+                samples,
+            })?;
         }
     }
     Ok(())

@@ -107,10 +107,12 @@ impl Rules {
         let restore = |lab: &Lab, flavour: Flavour, text: &str| match ground {
             Ground::Ipv6 => put(lab, &format!("ip6{}", flavour.restore()), &over_ipv6(text)),
             Ground::WithoutNat => put(lab, &format!("ip{}", flavour.restore()), &not_masqueraded(text)),
+            Ground::Tcp => put(lab, &format!("ip{}", flavour.restore()), &over_tcp(text)),
             _ => put(lab, &format!("ip{}", flavour.restore()), text),
         };
         let nft = |lab: &Lab, text: &str| match ground {
             Ground::Ipv6 => put(lab, "nft -f -", &over_ipv6(text)),
+            Ground::Tcp => put(lab, "nft -f -", &over_tcp(text)),
             _ => put(lab, "nft -f -", text),
         };
         let ipset = |lab: &Lab, text: &str| put(lab, "ipset restore", text);
@@ -176,6 +178,11 @@ fn wanted(ports: u16, line: impl Fn(u16) -> String) -> String {
 fn put(lab: &Lab, program: &str, text: &str) -> Result<()> {
     std::fs::write(lab.path("/run/lab/rules"), text).context("cannot write rules into the lab")?;
     lab.host().script(&format!("{program} </run/lab/rules")).map(drop)
+}
+
+/// The same rules for ports of TCP: they differ in that word alone.
+fn over_tcp(text: &str) -> String {
+    text.replace(Ground::Published.protocol(), Ground::Tcp.protocol())
 }
 
 /// The same rules for IPv6; of subnets, the first.

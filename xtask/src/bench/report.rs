@@ -1,45 +1,84 @@
-//! What was found, as text, JSON and Markdown.
+//! What one part of the benchmark found: printed as it comes, and kept as JSON.
 
-use std::fmt::Write as _;
 use std::fs;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::sample::Spread;
 use crate::workspace;
 
-/// One thing that was measured.
-#[derive(Debug, Serialize)]
-pub(super) struct Figure {
+/// How many networks, and how many published ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Size {
     pub(super) networks: usize,
     pub(super) ports: u16,
-    pub(super) path: String,
-    pub(super) who: String,
-    /// Nanoseconds for a packet.
-    pub(super) ns: Spread,
-    /// The same as a ratio to the first on this path, round by round.
-    pub(super) of_first: Spread,
 }
 
-/// All that was measured in one run, and where.
-#[derive(Debug, Serialize)]
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} / {}", self.networks, self.ports)
+    }
+}
+
+/// One thing that was measured.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Figure {
+    /// Figures of one name, size and unit are comparable. The first of them is the one that others are divided by.
+    pub(super) what: String,
+    /// Nothing where it does not depend on it.
+    pub(super) at: Option<Size>,
+    /// Nothing where there is nobody to compare with.
+    pub(super) who: String,
+    pub(super) unit: String,
+    /// One for each round; the rounds of comparable figures ran by turns.
+    pub(super) samples: Vec<f64>,
+}
+
+impl Figure {
+    /// Median, least and most.
+    pub(super) fn spread(&self) -> Option<Spread> {
+        Spread::of(self.samples.iter().copied())
+    }
+
+    /// Whether one may be divided by the other, if they are of the same run.
+    pub(super) fn is_beside(&self, other: &Self) -> bool {
+        (&self.what, self.at, &self.unit) == (&other.what, other.at, &other.unit)
+    }
+
+    /// How often the other it is, round by round.
+    pub(super) fn ratios(&self, other: &Self) -> impl Iterator<Item = f64> {
+        self.samples.iter().zip(&other.samples).map(|(own, other)| own / other)
+    }
+
+    /// Median, least and most of that.
+    pub(super) fn to(&self, other: &Self) -> Option<Spread> {
+        Spread::of(self.ratios(other))
+    }
+}
+
+/// What one part of the benchmark found in one run, and where.
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Report {
-    quick: bool,
-    rounds: usize,
-    machine: String,
-    kernel: String,
-    date: String,
-    load: String,
-    figures: Vec<Figure>,
-    #[serde(skip)]
+    /// Which part: the name of its file.
+    name: String,
+    pub(super) quick: bool,
+    pub(super) rounds: usize,
+    pub(super) machine: String,
+    pub(super) kernel: String,
+    pub(super) date: String,
+    /// Average number of processes that wanted to run in the minute before.
+    pub(super) load: String,
+    pub(super) figures: Vec<Figure>,
+    #[serde(skip, default = "Instant::now")]
     begun: Instant,
 }
 
 impl Report {
-    /// Notes where and when.
-    pub(super) fn begin(quick: bool, rounds: usize) -> Result<Self> {
+    /// Notes where and when. Named parts are listed in `page::PARTS`.
+    pub(super) fn begin(name: &str, quick: bool, rounds: usize) -> Result<Self> {
         let read = |path: &str| fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
         let cpus = read("/proc/cpuinfo")?;
         let models: Vec<_> = cpus
@@ -48,6 +87,7 @@ impl Report {
             .collect();
         let date = workspace::output(std::process::Command::new("date").arg("+%-d %B %Y"))?;
         Ok(Self {
+            name: name.to_owned(),
             quick,
             rounds,
             machine: format!("{} CPUs ({})", models.len(), models.first().unwrap_or(&"of unknown make")),
@@ -65,85 +105,60 @@ impl Report {
         })
     }
 
-    /// Prints and keeps it.
-    pub(super) fn add(&mut self, figure: Figure) {
-        let Figure { who, ns, of_first, .. } = &figure;
-        println!(
-            "    {who:42} {:7.0} ns ({:.0} to {:.0})  {:6.3} of the first ({:.3} to {:.3})",
-            ns.median, ns.least, ns.most, of_first.median, of_first.least, of_first.most
-        );
-        self.figures.push(figure);
-    }
-
-    /// Writes it down, with `docs` in docs/performance.md, too, and says where.
-    pub(super) fn end(self, docs: bool) -> Result<()> {
-        let folder = workspace::root().join("target/bench");
-        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let write = |name: &str, text: String| {
-            let path = folder.join(name);
-            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
-        };
-        write("path.json", serde_json::to_string_pretty(&self).context("figures as JSON")?)?;
-        write("path.md", self.markdown())?;
-        if docs {
-            let path = workspace::root().join("docs/performance.md");
-            fs::write(&path, format!("{INTRODUCTION}{}", self.markdown()))
-                .with_context(|| format!("cannot write {}", path.display()))?;
+    /// Prints and keeps it; the first of its kind is the one that others are divided by.
+    pub(super) fn add(&mut self, figure: Figure) -> Result<()> {
+        let spread = figure.spread().with_context(|| format!("{}: nothing was measured", figure.what))?;
+        let name = if figure.who.is_empty() { &figure.what } else { &figure.who };
+        let floor = self.first_of(&figure);
+        if floor.is_none() && !figure.who.is_empty() {
+            println!("  {}{}", figure.what, figure.at.map(|at| format!(", {at}")).unwrap_or_default());
         }
-        println!(
-            "\nin {} s; written to {}/path.json and path.md",
-            self.begun.elapsed().as_secs(),
-            folder.display()
-        );
+        let ratio = floor.and_then(|floor| figure.to(floor));
+        let ratio = ratio.map(|ratio| format!("  {ratio:.3} of the first")).unwrap_or_default();
+        println!("    {name:42} {spread:8.*} {}{ratio}", decimals(spread.median), figure.unit);
+        self.figures.push(figure);
         Ok(())
     }
 
-    fn markdown(&self) -> String {
-        let mut text = format!(
-            "{}, kernel {}, {}, load {} when it began; {} rounds by turns, medians (least to most).\n",
-            self.machine, self.kernel, self.date, self.load, self.rounds
-        );
-        let mut last = None;
-        for figure in &self.figures {
-            let at = (figure.networks, figure.ports, &figure.path);
-            if last != Some(at) {
-                last = Some(at);
-                write!(
-                    text,
-                    "\n### {}, {} networks, {} ports\n\n| who | ns for a packet | of the first |\n|---|---|---|\n",
-                    at.2, at.0, at.1
-                )
-                .expect("a string");
-            }
-            let Figure { who, ns, of_first, .. } = figure;
-            writeln!(
-                text,
-                "| {who} | {:.0} ({:.0} to {:.0}) | {:.3} ({:.3} to {:.3}) |",
-                ns.median, ns.least, ns.most, of_first.median, of_first.least, of_first.most
-            )
-            .expect("a string");
+    /// What a figure is divided by, itself among them.
+    pub(super) fn first_of(&self, figure: &Figure) -> Option<&Figure> {
+        self.figures.iter().find(|first| first.is_beside(figure))
+    }
+
+    /// Writes it to target/bench, and says where.
+    pub(super) fn end(self) -> Result<()> {
+        let path = folder()?.join(format!("{}.json", self.name));
+        let text = serde_json::to_string(&self).context("figures as JSON")?;
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("\nin {} s; written to {}", self.begun.elapsed().as_secs(), path.display());
+        Ok(())
+    }
+
+    /// What the last run of a part wrote, if it ever ran here.
+    pub(super) fn last(name: &str) -> Result<Option<Self>> {
+        let path = folder()?.join(format!("{name}.json"));
+        match fs::read_to_string(&path) {
+            Ok(text) => serde_json::from_str(&text)
+                .map(Some)
+                .with_context(|| format!("cannot read {}: remove it, and measure again", path.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
         }
-        text
     }
 }
 
-/// How docs/performance.md begins.
-const INTRODUCTION: &str = "\
-# What a packet costs
+/// Digits behind the point that mean something.
+pub(super) fn decimals(value: f64) -> usize {
+    match value {
+        100.0.. => 0,
+        10.0.. => 1,
+        _ => 2,
+    }
+}
 
-Written by `cargo xtask bench --docs`; not by hand. Hosts of everybody in the field are alive at once and sampled by turns.
-Frames of 64 bytes of UDP are made by a program in the kernel (`BPF_PROG_TEST_RUN` with live frames), come in by the uplink, or
-for replies by the container's port, and end in a program that counts them at the other end: a sample in which one was lost
-is an error. What counts is CPU time of one core. *Established* and *reply* are 64 flows that the kernel knows; *new flow*
-is the first packet of a connection, each time; *unwanted* goes to a port that nobody serves. The container that is
-measured was there first, so that Docker's lists have it last. *Dropped at TCX*, *by generic* and *by native XDP* hold fw's
-drop against a program that parses and drops, and does nothing else.
-
-The floor is NAT alone, with the rules that Docker writes for it. `nat.owner = docker` has Docker's filter rules in place,
-which vetted packets skip; with `nat.owner = fw` there are none but fw's own few. Without a real NIC all ratios are larger
-than they would be: what a driver costs is in none of the figures.
-
-Each packet visits one hook of fw on its way in and three on its way out. That cost does not grow with networks and ports;
-that of Docker's rules does, up to Docker 27 for every packet. With very few networks fw costs more than they do.
-
-";
+/// Where results go.
+pub(super) fn folder() -> Result<PathBuf> {
+    let folder = workspace::root().join("target/bench");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder)
+}

@@ -34,7 +34,7 @@ fn schedule(policy: i32, priority: i32) -> Result<()> {
 }
 
 /// Median, least and most of what was found.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Spread {
     pub(super) median: f64,
     pub(super) least: f64,
@@ -51,5 +51,13 @@ impl Spread {
             least: *samples.first()?,
             most: *samples.last()?,
         })
+    }
+}
+
+/// `median (least to most)`; width and precision are each number's.
+impl std::fmt::Display for Spread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (width, digits) = (f.width().unwrap_or(0), f.precision().unwrap_or(0));
+        write!(f, "{:width$.digits$} ({:.digits$} to {:.digits$})", self.median, self.least, self.most)
     }
 }

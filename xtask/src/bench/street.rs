@@ -51,12 +51,21 @@ pub(super) enum Path {
 pub(super) enum Ground {
     /// IPv4, with ports published by NAT.
     Published,
+    /// The same, with ports of TCP. There are no packets of [`Path`]s on it, but `sockets`.
+    Tcp,
     /// IPv6, with ports published by NAT.
     Ipv6,
     /// IPv4, not masqueraded.
     WithoutNat,
     /// One with a second container, and whether bridged packets visit iptables.
     Neighbours { netfilter: bool },
+}
+
+impl Ground {
+    /// Of published ports, as Docker and policies write it.
+    pub(super) fn protocol(self) -> &'static str {
+        if self == Self::Tcp { "tcp" } else { "udp" }
+    }
 }
 
 /// Who drops what is unwanted. Those that have one of these in common are compared.
@@ -381,8 +390,9 @@ pub(super) fn docker(
     lab.network("n0", &options)?;
     let (address, address6) = (CONTAINER.to_string(), CONTAINER6.to_string());
     let (first, last) = (PUBLISHED + 1, PUBLISHED + ports - 1);
-    let further = format!("-p={first}-{last}:{first}-{last}/udp");
-    let measured = format!("-p={PUBLISHED}:{CONTAINER_PORT}/udp");
+    let protocol = ground.protocol();
+    let further = format!("-p={first}-{last}:{first}-{last}/{protocol}");
+    let measured = format!("-p={PUBLISHED}:{CONTAINER_PORT}/{protocol}");
     let mut options = vec!["--network=n0", "--ip", &address, &measured];
     if ports > 1 {
         options.push(&further);
