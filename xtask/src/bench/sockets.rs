@@ -1,13 +1,14 @@
 //! What TCP costs through a published port: round trips, whole connections, bulk.
 //!
 //! Client and server take turns on one CPU. On two, a round trip is mostly the time in which an idle CPU wakes up, which
-//! on a virtual machine is the hypervisor's. So what counts is time on the wall, while nothing else runs on that CPU.
+//! on a virtual machine is the hypervisor's. What counts is CPU time of both: all that the kernel does for a packet between
+//! them it does on one of their accounts.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -16,7 +17,7 @@ use nix::sys::time::TimeVal;
 use super::path::{Scene, Who, Xdp};
 use super::peers::{Flavour, Rules};
 use super::report::{Figure, Report, Size};
-use super::sample::alone;
+use super::sample::{alone, spent};
 use super::street::{CONTAINER_PORT, PUBLISHED};
 use crate::lab::{HOST, Lab};
 use crate::setup::{self, Part};
@@ -149,67 +150,70 @@ impl Pair {
         Ok(Self { lab, listener, standing: (client, server) })
     }
 
-    /// How long all of one sample took.
+    /// CPU time of all of one sample.
     fn sample(&self, deed: Deed) -> Result<Duration> {
         thread::scope(|scope| {
             let server = scope.spawn(|| alone(|| self.serve(deed)));
             // New sockets are the outside's.
             let client = self.lab.outside().within(|| alone(|| self.ask(deed)))??;
-            match server.join() {
+            let served = match server.join() {
                 Ok(done) => done?.context("the server")?,
                 Err(panic) => std::panic::resume_unwind(panic),
-            }
-            client.context("the client")
+            };
+            Ok(client.context("the client")? + served)
         })
     }
 
-    /// The client's part. The first time is not counted: the server may not be there yet.
+    /// The client's part, and its CPU time.
     fn ask(&self, deed: Deed) -> Result<Duration> {
         let mut standing = &self.standing.0;
         let buffer = vec![0; 1 << 20];
-        let mut begun = Instant::now();
-        for time in 0..=deed.times() {
-            match deed {
-                Deed::RoundTrip => round_trip(standing)?,
-                Deed::Connection => {
-                    let stream = TcpStream::connect(PORT)?;
-                    prepare(&stream)?;
-                    round_trip(&stream)?;
-                }
-                Deed::Bulk => standing.write_all(&buffer)?,
+        let took = again_and_again(deed, || match deed {
+            Deed::RoundTrip => round_trip(standing),
+            Deed::Connection => {
+                let stream = TcpStream::connect(PORT)?;
+                prepare(&stream)?;
+                round_trip(&stream)
             }
-            if time == 0 {
-                begun = Instant::now();
-            }
-        }
+            Deed::Bulk => standing.write_all(&buffer),
+        })?;
         if deed == Deed::Bulk {
-            // All has arrived.
+            // The next sample begins when all of this one has arrived.
             standing.read_exact(&mut [0])?;
         }
-        Ok(begun.elapsed())
+        Ok(took)
     }
 
-    fn serve(&self, deed: Deed) -> Result<()> {
+    /// The server's.
+    fn serve(&self, deed: Deed) -> Result<Duration> {
         let mut standing = &self.standing.1;
         let mut buffer = vec![0; 1 << 20];
-        for _ in 0..=deed.times() {
-            match deed {
-                Deed::RoundTrip => answer(standing)?,
-                Deed::Connection => {
-                    let (stream, _) = self.listener.accept()?;
-                    prepare(&stream)?;
-                    answer(&stream)?;
-                    // The client ends it.
-                    (&stream).read_to_end(&mut Vec::new())?;
-                }
-                Deed::Bulk => standing.read_exact(&mut buffer)?,
+        let took = again_and_again(deed, || match deed {
+            Deed::RoundTrip => answer(standing),
+            Deed::Connection => {
+                let (stream, _) = self.listener.accept()?;
+                prepare(&stream)?;
+                answer(&stream)?;
+                // The client ends it.
+                (&stream).read_to_end(&mut Vec::new()).map(drop)
             }
-        }
+            Deed::Bulk => standing.read_exact(&mut buffer),
+        })?;
         if deed == Deed::Bulk {
             standing.write_all(&[0])?;
         }
-        Ok(())
+        Ok(took)
     }
+}
+
+/// CPU time of doing it as often as a sample has it. A first time is not counted: the other may not be there yet.
+fn again_and_again(deed: Deed, mut once: impl FnMut() -> std::io::Result<()>) -> Result<Duration> {
+    once()?;
+    let begun = spent()?;
+    for _ in 0..deed.times() {
+        once()?;
+    }
+    Ok(spent()?.saturating_sub(begun))
 }
 
 fn round_trip(mut stream: &TcpStream) -> std::io::Result<()> {
