@@ -5,17 +5,17 @@ use anyhow::{Result, ensure};
 use super::page::Found;
 use super::path::FLOOR_AGAIN;
 use super::report::Size;
-use super::targets::{ALONE, AT_GENERIC, AT_NATIVE, AT_TCX, BESIDE, FLOOR};
+use super::targets::{ALONE, AT_GENERIC, AT_NATIVE, AT_TCX, BESIDE, FLOOR, Quotient};
 
 /// What, who and by whom it is divided, and the ratio at [`SIZES`], in runs with `--quick`. Whoever makes fw faster, or slower
 /// for a reason, writes the new ones here; a run prints them.
-const KNOWN: [((&str, &str, &str), [f64; 2]); 11] = [
+const KNOWN: [(Quotient, [f64; 2]); 11] = [
     (("established in", ALONE, FLOOR), [1.325, 1.325]),
     (("established in", BESIDE, FLOOR), [1.425, 1.415]),
     (("reply", ALONE, FLOOR), [1.525, 1.535]),
     (("reply", BESIDE, FLOOR), [1.685, 1.680]),
-    (("new flow", ALONE, FLOOR), [1.095, 1.030]),
-    (("new flow", BESIDE, FLOOR), [1.165, 1.115]),
+    (("new flow", ALONE, FLOOR), [1.085, 1.025]),
+    (("new flow", BESIDE, FLOOR), [1.160, 1.115]),
     (("unwanted", ALONE, FLOOR), [0.436, 0.436]),
     (("unwanted", BESIDE, FLOOR), [0.440, 0.440]),
     (AT_TCX, [2.365, 2.365]),
@@ -24,7 +24,7 @@ const KNOWN: [((&str, &str, &str), [f64; 2]); 11] = [
 ];
 
 /// The same of TCP, at the second size.
-const KNOWN_OF_TCP: [((&str, &str, &str), f64); 4] = [
+const KNOWN_OF_TCP: [(Quotient, f64); 4] = [
     (("TCP round trip", ALONE, FLOOR), 1.229),
     (("TCP round trip", BESIDE, FLOOR), 1.245),
     (("TCP connection", ALONE, FLOOR), 1.290),
@@ -56,7 +56,7 @@ pub(super) fn hold(found: &Found) -> Result<()> {
         } else {
             ""
         };
-        println!("  {name:56} {known:.3}  {ratio:.3}  {noise:.3}{judged}");
+        println!("  {name:60} {known:.3}  {ratio:.3}  {noise:.3}{judged}");
     }
     ensure!(
         worse.is_empty(),
@@ -66,9 +66,7 @@ pub(super) fn hold(found: &Found) -> Result<()> {
     Ok(())
 }
 
-type Known = ((&'static str, &'static str, &'static str), Size, f64);
-
-fn all() -> impl Iterator<Item = Known> {
+fn all() -> impl Iterator<Item = (Quotient, Size, f64)> {
     let packets = KNOWN
         .into_iter()
         .flat_map(|(whose, known)| SIZES.into_iter().zip(known).map(move |(at, known)| (whose, at, known)));

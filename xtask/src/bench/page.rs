@@ -118,7 +118,7 @@ fn page(found: &Found, pictures: &[plot::Picture]) -> String {
     if !pictures.is_empty() {
         text += "\n## Against networks and ports\n";
         for picture in pictures {
-            write!(text, "\n![{}]({})\n", picture.title, picture.file()).expect("a string");
+            write!(text, "\n![{}]({})\n", picture.title(), picture.file()).expect("a string");
         }
     }
     for (title, report) in &found.parts {

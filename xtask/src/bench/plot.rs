@@ -15,7 +15,9 @@ use super::report::{Figure, Size};
 
 /// One drawing, for all figures of one name.
 pub(super) struct Picture {
-    pub(super) title: String,
+    /// What was measured, and its unit.
+    name: String,
+    unit: String,
     panels: Vec<Panel>,
 }
 
@@ -67,14 +69,20 @@ impl Picture {
         let figures: Vec<_> = found.figures().filter(|figure| figure.what == name).collect();
         let panels: Vec<_> =
             [Panel::across_networks(&figures), Panel::across_ports(&figures)].into_iter().flatten().collect();
-        let unit = &figures.first()?.unit;
-        (!panels.is_empty()).then(|| Self { title: format!("{name}, {unit}"), panels })
+        let unit = figures.first()?.unit.clone();
+        (!panels.is_empty()).then(|| Self { name: name.to_owned(), unit, panels })
+    }
+
+    pub(super) fn title(&self) -> String {
+        format!("{}, {}", self.name, self.unit)
     }
 
     /// Beside the page.
     pub(super) fn file(&self) -> String {
-        let name = self.title.split(',').next().unwrap_or_default();
-        format!("performance/{}.svg", name.to_lowercase().replace(' ', "-"))
+        let letters = self.name.to_lowercase();
+        let words =
+            letters.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+        format!("performance/{}.svg", words.collect::<Vec<_>>().join("-"))
     }
 
     fn paint<B: DrawingBackend>(&self, root: &DrawingArea<B, Shift>) -> Result<()> {
@@ -82,7 +90,7 @@ impl Picture {
         root.fill(&WHITE).map_err(failed)?;
         let (panels, legend) = root.split_horizontally(SIZE.0 - LEGEND);
         for (area, panel) in panels.split_evenly((1, self.panels.len())).iter().zip(&self.panels) {
-            panel.paint(area, &self.title)?;
+            panel.paint(area, &self.title())?;
         }
         let drawn: BTreeSet<usize> =
             self.panels.iter().flat_map(|panel| panel.lines.keys().copied()).collect();

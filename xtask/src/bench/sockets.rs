@@ -156,11 +156,11 @@ impl Pair {
             let server = scope.spawn(|| alone(|| self.serve(deed)));
             // New sockets are the outside's.
             let client = self.lab.outside().within(|| alone(|| self.ask(deed)))??;
-            let served = match server.join() {
+            let its = match server.join() {
                 Ok(done) => done?.context("the server")?,
                 Err(panic) => std::panic::resume_unwind(panic),
             };
-            Ok(client.context("the client")? + served)
+            Ok(client.context("the client")? + its)
         })
     }
 
