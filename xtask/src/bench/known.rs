@@ -97,7 +97,7 @@ mod tests {
             let samples =
                 (0..7).map(|round| 500.0 * ratio * (1.0 + noise * f64::from(round - 3) / 3.0)).collect();
             let (what, who, unit) = (what.to_owned(), who.to_owned(), "ns".to_owned());
-            report.add(Figure { what, at: Some(at), who, unit, samples }).unwrap();
+            report.add(Figure { what, at: Some(at), who, unit, samples, must: None }).unwrap();
         };
         for ((what, who, of), at, known) in all() {
             add(what, at, of, 1.0, 0.0);

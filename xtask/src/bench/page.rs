@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 
 use super::plot;
 use super::report::{Figure, Report, Size, decimals, folder};
+use super::sample::Spread;
 use super::targets::TARGETS;
 use crate::workspace;
 
@@ -91,23 +92,26 @@ fn page(found: &Found, pictures: &[plot::Picture]) -> String {
     text += "\n## Targets\n\n| target | must | measured | |\n|---|---|---|---|\n";
     let mut reasons: Vec<&str> = Vec::new();
     for target in TARGETS {
-        let row = match target.standing(found) {
-            None => format!("| {} | {} | not in this run | |", target.name(), target.must()),
-            Some(measured) if measured.met => {
-                format!("| {} | {} | {} | met |", target.name(), target.must(), measured.says)
-            }
+        let (name, must) = (target.name(), target.must());
+        let (measured, stands) = match target.standing(found) {
+            None => ("not in this run".to_owned(), String::new()),
+            Some(measured) if measured.met => (measured.says, "met".to_owned()),
             Some(measured) => {
                 let known = reasons.iter().position(|reason| *reason == target.because);
                 let number = known.unwrap_or_else(|| {
                     reasons.push(target.because);
                     reasons.len() - 1
                 });
-                let (name, must, measured) = (target.name(), target.must(), measured.says);
-                format!("| {name} | {must} | {measured} | **missed** ({}) |", number + 1)
+                (measured.says, format!("**missed** ({})", number + 1))
             }
         };
-        text += &row;
-        text.push('\n');
+        writeln!(text, "| {name} | {must} | {measured} | {stands} |").expect("a string");
+    }
+    for figure in found.figures() {
+        let Some((must, spread)) = figure.must.zip(figure.spread()) else { continue };
+        let (value, stands) = (rounded(&spread), if spread.median <= must { "met" } else { "**missed**" });
+        let Figure { what, unit, .. } = figure;
+        writeln!(text, "| {what} | ≤ {must} {unit} | {value} {unit} | {stands} |").expect("a string");
     }
     if !reasons.is_empty() {
         text += "\nWhy those that are missed are:\n\n";
@@ -147,7 +151,7 @@ fn part(title: &str, report: &Report) -> String {
             None => true,
         };
         last = Some(figure);
-        let value = format!("{spread:.*}", decimals(spread.median));
+        let value = rounded(&spread);
         if alone {
             if begins {
                 text += "\n| what | measured |\n|---|---|\n";
@@ -167,6 +171,11 @@ fn part(title: &str, report: &Report) -> String {
         writeln!(text, "| {} | {value} | {ratio} |", figure.who).expect("a string");
     }
     text
+}
+
+/// With as many digits as mean something.
+fn rounded(spread: &Spread) -> String {
+    format!("{spread:.*}", decimals(spread.median))
 }
 
 /// How the page begins.

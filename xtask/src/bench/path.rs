@@ -463,6 +463,7 @@ fn measure(report: &mut Report, only: &str, scene: &Scene, rounds: usize) -> Res
                 who: who.name(),
                 unit: "ns".to_owned(),
                 samples,
+                must: None,
             })?;
         }
     }

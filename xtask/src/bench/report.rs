@@ -35,6 +35,8 @@ pub(super) struct Figure {
     pub(super) unit: String,
     /// One for each round; the rounds of comparable figures ran by turns.
     pub(super) samples: Vec<f64>,
+    /// The most that its median may be, where that is no ratio: those are in `targets`.
+    pub(super) must: Option<f64>,
 }
 
 impl Figure {
@@ -134,16 +136,19 @@ impl Report {
         Ok(())
     }
 
-    /// What the last run of a part wrote, if it ever ran here.
+    /// What the last run of a part wrote, if it ever ran here; what another version wrote is left out, aloud.
     pub(super) fn last(name: &str) -> Result<Option<Self>> {
         let path = folder()?.join(format!("{name}.json"));
-        match fs::read_to_string(&path) {
-            Ok(text) => serde_json::from_str(&text)
-                .map(Some)
-                .with_context(|| format!("cannot read {}: remove it, and measure again", path.display())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        };
+        let report = serde_json::from_str(&text);
+        if let Err(error) = &report {
+            println!("left out, measure it again: {}: {error}", path.display());
         }
+        Ok(report.ok())
     }
 }
 
