@@ -153,3 +153,40 @@ const DROP: &str = "The program asks for the address, the sender's zone and the 
 const SOCKETS: &str = "A round trip is one packet in, through one program, and one out, through three; a connection is about \
                        ten packets. Each comes alone, so that programs and tables are cold: fw adds more than twice to \
                        it what it adds to the same packets in batches of 64.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::report::{Figure, Report, Size};
+
+    /// fw at twice the floor with one network, and at 2.1 times with ten.
+    fn found() -> Found {
+        let mut report = Report::begin("test", true, 1).unwrap();
+        for (networks, ratio) in [(1, 2.0), (10, 2.1)] {
+            for (who, sample) in [(FLOOR, 100.0), (ALONE, 100.0 * ratio)] {
+                let at = Some(Size { networks, ports: 10 });
+                let (what, who, unit) = ("reply".to_owned(), who.to_owned(), "ns".to_owned());
+                report.add(Figure { what, at, who, unit, samples: vec![sample], must: None }).unwrap();
+            }
+        }
+        Found::of_parts(vec![report])
+    }
+
+    #[test]
+    fn a_target_is_met_at_every_size_or_missed() {
+        let found = found();
+        let standing = |whose, must| ratio(whose, must, "").standing(&found).map(|it| (it.met, it.says));
+        let reply = ("reply", ALONE, FLOOR);
+        let both = "2.000 (1 / 10), 2.100 (10 / 10)".to_owned();
+        assert_eq!(standing(reply, Must::Most(2.1)), Some((true, both.clone())));
+        assert_eq!(standing(reply, Must::Most(2.05)), Some((false, both.clone())));
+        assert_eq!(
+            standing(reply, Must::Least(&[(1, 2.0), (10, 2.1), (100, 9.0)])),
+            Some((true, both.clone()))
+        );
+        assert_eq!(standing(reply, Must::Least(&[(1, 2.0), (10, 2.2)])), Some((false, both)));
+        assert_eq!(standing(reply, Must::Flat(1.06)), Some((true, "1.050".to_owned())));
+        assert_eq!(standing(reply, Must::Flat(1.04)), Some((false, "1.050".to_owned())));
+        assert_eq!(standing(("reply", BESIDE, FLOOR), Must::Most(2.1)), None);
+    }
+}
