@@ -30,9 +30,12 @@ struct Panel {
 }
 
 /// Whose figures are drawn, in which colour and how thick: those that a reader compares.
-const SERIES: [(&str, RGBColor, u32); 12] = [
+const SERIES: [(&str, RGBColor, u32); 15] = [
     ("fw, nat.owner = fw", RGBColor(0xd6, 0x27, 0x28), 3),
     ("fw, nat.owner = docker", RGBColor(0xff, 0x7f, 0x0e), 3),
+    // Where XDP is what differs.
+    ("fw, xdp = off", RGBColor(0xd6, 0x27, 0x28), 3),
+    ("a bare TCX program", RGBColor(0x7f, 0x7f, 0x7f), 2),
     ("NAT alone (nft)", RGBColor(0x00, 0x00, 0x00), 2),
     ("NAT alone (legacy)", RGBColor(0x99, 0x99, 0x99), 1),
     ("nftables sets, iptables NAT", RGBColor(0x2c, 0xa0, 0x2c), 2),
@@ -42,6 +45,7 @@ const SERIES: [(&str, RGBColor, u32); 12] = [
     ("Docker 28 rules (nft)", RGBColor(0x94, 0x67, 0xbd), 2),
     ("Docker 29 nftables rules", RGBColor(0x8c, 0x56, 0x4b), 2),
     ("raw PREROUTING list (nft)", RGBColor(0xe3, 0x77, 0xc2), 1),
+    ("ipset in raw PREROUTING", RGBColor(0xbc, 0xbd, 0x22), 1),
     ("nftables netdev set", RGBColor(0x17, 0xbe, 0xcf), 1),
 ];
 
