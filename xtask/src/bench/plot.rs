@@ -142,6 +142,9 @@ impl Panel {
             let Some((_, at)) = size(figure).filter(|(other, _)| *other == stays) else { continue };
             lines.entry(series).or_default().push((f64::from(at), figure.spread()?.median));
         }
+        if lines.is_empty() {
+            return None;
+        }
         for line in lines.values_mut() {
             line.sort_by(|one, other| one.0.total_cmp(&other.0));
         }
