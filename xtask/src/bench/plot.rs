@@ -30,9 +30,11 @@ struct Panel {
 }
 
 /// Whose figures are drawn, in which colour and how thick: those that a reader compares.
-const SERIES: [(&str, RGBColor, u32); 15] = [
+const SERIES: [(&str, RGBColor, u32); 17] = [
     ("fw, nat.owner = fw", RGBColor(0xd6, 0x27, 0x28), 3),
     ("fw, nat.owner = docker", RGBColor(0xff, 0x7f, 0x0e), 3),
+    ("fw, fast path, nat.owner = fw", RGBColor(0x8b, 0x00, 0x00), 3),
+    ("fw, fast path, nat.owner = docker", RGBColor(0xb8, 0x86, 0x0b), 3),
     // Where XDP is what differs.
     ("fw, xdp = off", RGBColor(0xd6, 0x27, 0x28), 3),
     ("a bare TCX program", RGBColor(0x7f, 0x7f, 0x7f), 2),

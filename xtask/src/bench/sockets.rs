@@ -24,11 +24,13 @@ use crate::setup::{self, Part};
 use crate::workspace;
 
 /// A few of the field, the floor first.
-const FIELD: [Who; 7] = [
+const FIELD: [Who; 9] = [
     Who::Rules(Rules::Floor(Flavour::Nft)),
     Who::FloorAgain,
     Who::FwAlone(Xdp::Off),
     Who::FwBesideDocker,
+    Who::FwFastAlone,
+    Who::FwFastBesideDocker,
     Who::Rules(Rules::Sets),
     Who::Rules(Rules::Docker20(Flavour::Nft)),
     Who::Rules(Rules::Docker28(Flavour::Nft)),

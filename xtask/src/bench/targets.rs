@@ -91,6 +91,8 @@ impl Target {
 pub(super) const FLOOR: &str = "NAT alone (nft)";
 pub(super) const ALONE: &str = "fw, nat.owner = fw";
 pub(super) const BESIDE: &str = "fw, nat.owner = docker";
+const FAST: &str = "fw, fast path, nat.owner = fw";
+const FAST_BESIDE: &str = "fw, fast path, nat.owner = docker";
 const SETS: &str = "nftables sets, iptables NAT";
 const DOCKER: &str = "Docker 20-27 rules (nft)";
 /// Who drops at TCX, in generic and in native XDP, and what each is held against.
@@ -102,6 +104,20 @@ pub(super) const AT_NATIVE: Quotient =
 
 /// Every target, by subject.
 pub(super) const TARGETS: &[Target] = &[
+    // With the fast path.
+    ratio(("established in", FAST, FLOOR), Must::Most(1.05), PROGRAM),
+    ratio(("established in", FAST_BESIDE, FLOOR), Must::Most(1.10), PROGRAM),
+    ratio(("established in", FAST, FLOOR), Must::Flat(1.02), NOISE),
+    ratio(("reply", FAST, FLOOR), Must::Most(1.04), HOOKS),
+    ratio(("reply", FAST_BESIDE, FLOOR), Must::Most(1.09), HOOKS),
+    ratio(("new flow", FAST, FLOOR), Must::Most(1.05), FLOW),
+    ratio(("new flow", FAST_BESIDE, FLOOR), Must::Most(1.05), FLOW),
+    ratio(("established in", DOCKER, FAST), AHEAD, PROGRAM),
+    ratio(("established in", FAST, SETS), Must::Most(1.0), PROGRAM),
+    ratio(("established in", FAST_BESIDE, SETS), Must::Most(1.03), PROGRAM),
+    ratio(("TCP round trip", FAST, FLOOR), Must::Most(1.015), SOCKETS),
+    ratio(("TCP connection", FAST, FLOOR), Must::Most(1.0), SOCKETS),
+    // Without.
     ratio(("established in", ALONE, FLOOR), Must::Most(1.05), PROGRAM),
     ratio(("established in", BESIDE, FLOOR), Must::Most(1.10), PROGRAM),
     ratio(("established in", ALONE, FLOOR), Must::Flat(1.02), NOISE),
