@@ -1,12 +1,17 @@
 //! Without programs there is no mark, and without a mark nothing new is forwarded to a container.
 
+use std::net::{IpAddr, TcpStream};
 use std::time::Duration;
 
+use xtask::lab::frame::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use xtask::lab::tcx::Direction;
-use xtask::lab::{BPFFS, OUTSIDE, ask, wait};
+use xtask::lab::{BPFFS, Container, HOST_MAC, OUTSIDE, OUTSIDE_MAC, OUTSIDE6, ask, wait};
 
 use crate::ground::{Ground, POLICY, closed, open};
 use crate::ways::host;
+
+/// Source port of segments that belong to nothing.
+const STRAY: u16 = 7777;
 
 /// Observing, nothing is dropped that Docker's rules would let pass.
 #[test]
@@ -35,16 +40,7 @@ fn without_programs_nothing_reaches_a_container_from_outside() {
     let mut alive = ground.lab.outside().connect(host(8080)).expect("a connection");
     assert!(ask(&mut alive).reached_at("a1"));
     daemon.kill().expect("SIGKILL");
-    ground.lab.host().script(&format!("rm -r {BPFFS}/hooks")).expect("hooks detached");
-    // The kernel takes them off a moment after the last pin is gone.
-    let place = ground.lab.host();
-    let gone = |device: &str, way| place.tcx_programs(device, way).is_ok_and(|count| count == 0);
-    let detached = || {
-        let devices = place.run(&["ls", "/sys/class/net"]).ok()?;
-        let ways = [Direction::Ingress, Direction::Egress];
-        devices.split_whitespace().all(|device| ways.iter().all(|way| gone(device, *way))).then_some(())
-    };
-    wait::until("programs detached", Duration::from_secs(5), detached).expect("no programs");
+    detach(&ground);
     ground.walk(
         "programs detached",
         &[
@@ -63,4 +59,72 @@ fn without_programs_nothing_reaches_a_container_from_outside() {
         ],
     );
     assert!(ask(&mut alive).reached_at("a1"), "what was open goes on");
+    strays(&ground, &mut alive);
+}
+
+/// Takes every program of fw off its hook; waits until the kernel has.
+fn detach(ground: &Ground) {
+    ground.lab.host().script(&format!("rm -r {BPFFS}/hooks")).expect("hooks detached");
+    // The kernel takes them off a moment after the last pin is gone.
+    let place = ground.lab.host();
+    let gone = |device: &str, way| place.tcx_programs(device, way).is_ok_and(|count| count == 0);
+    let detached = || {
+        let devices = place.run(&["ls", "/sys/class/net"]).ok()?;
+        let ways = [Direction::Ingress, Direction::Egress];
+        devices.split_whitespace().all(|device| ways.iter().all(|way| gone(device, *way))).then_some(())
+    };
+    wait::until("programs detached", Duration::from_secs(5), detached).expect("no programs");
+}
+
+/// What conntrack says of no connection, or is told not to look at, is not forwarded either.
+fn strays(ground: &Ground, alive: &mut TcpStream) {
+    let untracked = "table inet t { chain c { type filter hook prerouting priority raw\nip daddr 10.1.0.0/24 notrack\n\
+                     ip6 daddr fd00:a::/64 notrack\n}\n}\n";
+    let [a1, x1] = [&ground.a1, &ground.x1];
+    let four = (IpAddr::from(OUTSIDE), a1.ip().expect("an address"));
+    let six = (IpAddr::from(OUTSIDE6), x1.ip6().expect("an address"));
+    let heard = [
+        a1.place.listen("eth0", Some(ETHERTYPE_IPV4)).expect("a listener"),
+        x1.place.listen("eth0", Some(ETHERTYPE_IPV6)).expect("a listener"),
+    ];
+    let sender = ground.lab.outside().sender("eth0").expect("a sender");
+    let strays = || {
+        // SYN and ACK, RST, FIN, all that a scanner sets at once, and none.
+        for flags in [0x12, 0x04, 0x11, 0x29, 0x00] {
+            for (source, container) in [four, six] {
+                let segment = frame::tcp((source, STRAY), (container, 80), flags, (1, 1));
+                sender.send(&frame::ip_frame(HOST_MAC, OUTSIDE_MAC, &segment)).expect("sent");
+            }
+        }
+    };
+    strays();
+    ground.lab.host().script(&format!("nft -f - <<'END'\n{untracked}END\n")).expect("untracked");
+    strays();
+    ground.walk(
+        "untracked",
+        &[
+            closed("R -> a1:80 direct", |g| g.lab.outside().tcp((g.a1.ip()?, 80).into())),
+            closed("R -> x1:80 direct over IPv6", |g| g.lab.outside().tcp((g.x1.ip6()?, 80).into())),
+        ],
+    );
+    ground.lab.host().run(&["nft", "delete", "table", "inet", "t"]).expect("tracked");
+    // What comes behind them by the same way has arrived.
+    assert!(ask(alive).reached_at("a1"), "what was open goes on");
+    // Where the same comes from a neighbour, it is heard.
+    let neighbour = ground.a2.place.sender("eth0").expect("a sender");
+    let mac = |container: &Container| container.mac.expect("a MAC address");
+    let segment = frame::tcp((ground.a2.ip().expect("an address"), STRAY), (four.1, 80), 0x12, (1, 1));
+    neighbour.send(&frame::ip_frame(mac(a1), mac(&ground.a2), &segment)).expect("sent");
+    let from = |frames: &[Vec<u8>], port: usize| {
+        frames.iter().filter(|frame| frame.get(port..port + 2) == Some(&STRAY.to_be_bytes())).count()
+    };
+    let mut at_a1 = Vec::new();
+    let arrived = || {
+        at_a1.extend(heard[0].take());
+        (from(&at_a1, 34) > 0).then_some(())
+    };
+    wait::until("the neighbour's segment", Duration::from_secs(5), arrived).expect("it arrives");
+    assert_eq!(from(&at_a1, 34), 1, "the neighbour's alone: {at_a1:02x?}");
+    let over_six = heard[1].take();
+    assert_eq!(from(&over_six, 54), 0, "{over_six:02x?}");
 }
