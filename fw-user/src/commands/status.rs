@@ -469,6 +469,15 @@ fn handover(state: &State, host: &HostSnapshot, nat: u8, problems: &mut Vec<Stri
         Ok(status) => {
             let missing: usize = status.places.iter().map(|place| place.report.missing.len()).sum();
             let rules: usize = status.places.iter().map(|place| place.report.in_place.len()).sum();
+            // What ends in the host is asked for each of them, whatever stands before.
+            let raw: usize = status.places.iter().map(|place| place.report.raw).sum();
+            let raw = if raw > 0 {
+                format!(
+                    "; Docker's {raw} in raw are behind one of them (docs/operations.md says what they cost)"
+                )
+            } else {
+                String::new()
+            };
             if missing > 0 && nat != nat_health::STANDS {
                 problems.push(format!(
                     "{missing} of our rules are missing in iptables; the next pass puts them back"
@@ -496,7 +505,7 @@ fn handover(state: &State, host: &HostSnapshot, nat: u8, problems: &mut Vec<Stri
                     }
                 },
                 (_, true, _) => "Docker has no chain DOCKER-USER: nothing to hand over".to_owned(),
-                (_, false, 0) => format!("iptables holds our {rules} rules"),
+                (_, false, 0) => format!("iptables holds our {rules} rules{raw}"),
                 (_, false, missing) => format!("{missing} rules are missing"),
             };
             let nat = match nat {

@@ -65,6 +65,8 @@ pub struct Report {
     pub blocked_by: Option<String>,
     /// Foreign rules in raw that a packet with our mark skips, besides Docker's own.
     pub skipped: Vec<String>,
+    /// Docker's own rules in raw, which every packet without our mark is asked for, one after the other.
+    pub raw: usize,
 }
 
 /// A rule of fw at its place.
@@ -110,6 +112,7 @@ pub fn report(save_text: &str, desired: &Desired) -> Option<Report> {
         foreign: Vec::new(),
         blocked_by: None,
         skipped: Vec::new(),
+        raw: 0,
     };
     for site in &SITES {
         let wanted = site.wanted(&save, desired);
@@ -126,6 +129,7 @@ pub fn report(save_text: &str, desired: &Desired) -> Option<Report> {
             }
             (Side::Head, "raw") if needed => {
                 let others = layout.foreign.iter().filter(|rule| !dockers_raw(rule));
+                report.raw = layout.foreign.len() - others.clone().count();
                 report.skipped = others.map(|rule| line(site, rule.spec)).collect();
             }
             (Side::Head, _) => {}
@@ -192,12 +196,11 @@ impl Site {
         if !needed {
             return Vec::new();
         }
-        let inward = MarkRule::inward(desired.marks);
-        let reach = MarkRule::reach(desired.marks);
         match self.table {
-            "raw" if desired.reach => vec![inward, reach],
-            "raw" => vec![inward],
-            "nat" => vec![reach],
+            // What Docker drops there is addressed to a container or to 127.0.0.0/8. OUT is for neither, and what a
+            // container sends would else be asked for every one of them.
+            "raw" => vec![MarkRule::any(desired.marks)],
+            "nat" => vec![MarkRule::reach(desired.marks)],
             _ => desired.rules.clone(),
         }
     }
@@ -205,8 +208,8 @@ impl Site {
     /// The rule of fw, if it is one that fw writes into this chain.
     fn recognise(&self, rule: &Rule<'_>) -> Option<MarkRule> {
         MarkRule::recognise(rule).filter(|ours| match (self.table, ours.kind()) {
-            ("filter", _) | ("raw", Kind::In) | (_, Kind::Reach) => true,
-            (_, Kind::In | Kind::Out(_)) => false,
+            ("filter", Kind::In | Kind::Out(_)) | ("raw", Kind::In | Kind::Any) | (_, Kind::Reach) => true,
+            (_, Kind::In | Kind::Out(_) | Kind::Any) => false,
         })
     }
 }

@@ -13,13 +13,15 @@ pub(super) struct MarkRule {
     marks: Marks,
 }
 
-/// Which of the three marks, with what else the rule asks for.
+/// Which mark, with what else the rule asks for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     In,
     Reach,
     /// With this output device.
     Out(String),
+    /// Any of the three.
+    Any,
 }
 
 impl MarkRule {
@@ -35,6 +37,10 @@ impl MarkRule {
         Self { kind: Kind::Out(uplink), marks }
     }
 
+    pub(super) fn any(marks: Marks) -> Self {
+        Self { kind: Kind::Any, marks }
+    }
+
     pub(super) fn kind(&self) -> &Kind {
         &self.kind
     }
@@ -43,19 +49,20 @@ impl MarkRule {
     ///
     /// The comment comes last: iptables-nft compares a mark in place, and makes a call for a comment.
     pub(super) fn spec(&self) -> String {
-        let (device, value) = match &self.kind {
-            Kind::In => (String::new(), self.marks.inward()),
-            Kind::Reach => (String::new(), self.marks.reach()),
-            Kind::Out(uplink) => (format!("-o {uplink} "), self.marks.outward()),
+        let (device, not, value) = match &self.kind {
+            Kind::In => (String::new(), "", self.marks.inward()),
+            Kind::Reach => (String::new(), "", self.marks.reach()),
+            Kind::Out(uplink) => (format!("-o {uplink} "), "", self.marks.outward()),
+            Kind::Any => (String::new(), "! ", 0),
         };
         let mask = self.marks.mask();
-        format!("{device}-m mark --mark {value:#x}/{mask:#x} -m comment --comment {COMMENT} -j ACCEPT")
+        format!("{device}-m mark {not}--mark {value:#x}/{mask:#x} -m comment --comment {COMMENT} -j ACCEPT")
     }
 
     /// The rule of fw that this is, of any mark bit and any uplink; `None` for everybody else's,
     /// also for one with the comment `fw` that asks for anything more or does anything else.
     pub(super) fn recognise(rule: &Rule<'_>) -> Option<Self> {
-        let (mut comment, mut mark, mut device, mut accepts) = (None, None, None, false);
+        let (mut comment, mut mark, mut device, mut accepts, mut not) = (None, None, None, false, false);
         let words = tokenise(rule.spec);
         let mut words = words.iter().map(String::as_str);
         while let Some(word) = words.next() {
@@ -63,6 +70,10 @@ impl MarkRule {
                 "-m" => matches!(words.next()?, "comment" | "mark").then_some(())?,
                 "--comment" if comment.is_none() => comment = Some(words.next()?),
                 "--mark" if mark.is_none() => mark = Some(words.next()?),
+                "!" if mark.is_none() => {
+                    (words.next()? == "--mark").then_some(())?;
+                    (not, mark) = (true, Some(words.next()?));
+                }
                 "-o" if device.is_none() => device = Some(words.next()?),
                 "-j" if !accepts => accepts = words.next()? == "ACCEPT",
                 _ => return None,
@@ -75,6 +86,8 @@ impl MarkRule {
         let (value, field) = (number(value)?, number(field)?);
         let marks = Marks::new(field.trailing_zeros() as u8).ok().filter(|marks| marks.mask() == field)?;
         let kind = match device {
+            None if not && value == 0 => Kind::Any,
+            _ if not => return None,
             None if value == marks.inward() => Kind::In,
             None if value == marks.reach() => Kind::Reach,
             Some(uplink) if value == marks.outward() => Kind::Out(uplink.to_owned()),
@@ -103,8 +116,8 @@ mod tests {
     #[test]
     fn what_is_written_is_recognised() {
         let marks = Marks::new(24).expect("bit 24 is allowed");
-        for rule in [MarkRule::inward(marks), MarkRule::reach(marks), MarkRule::outward(marks, "eth0".into())]
-        {
+        let out = MarkRule::outward(marks, "eth0".into());
+        for rule in [MarkRule::inward(marks), MarkRule::reach(marks), out, MarkRule::any(marks)] {
             assert_eq!(recognise(&rule.spec()), Some(rule));
         }
     }
@@ -120,6 +133,8 @@ mod tests {
         for foreign in [
             "-m comment --comment fw -m mark --mark 0x20000/0x60000 -j DROP",
             "-m comment --comment fw -m mark ! --mark 0x20000/0x60000 -j ACCEPT",
+            "-m comment --comment fw -m mark --mark 0x0/0x60000 -j ACCEPT",
+            "-o eth0 -m comment --comment fw -m mark ! --mark 0x0/0x60000 -j ACCEPT",
             "-s 192.0.2.1/32 -m comment --comment fw -m mark --mark 0x20000/0x60000 -j ACCEPT",
             "-i eth0 -m comment --comment fw -m mark --mark 0x20000/0x60000 -j ACCEPT",
             "-o eth0 -m comment --comment fw -m mark --mark 0x20000/0x60000 -j ACCEPT",

@@ -10,6 +10,7 @@ const REACH: &str = "-m mark --mark 0x60000/0x60000 -m comment --comment fw -j A
 const OUT_ETH0: &str = "-o eth0 -m mark --mark 0x40000/0x60000 -m comment --comment fw -j ACCEPT";
 const OUT_WG0: &str = "-o wg0 -m mark --mark 0x40000/0x60000 -m comment --comment fw -j ACCEPT";
 const OLD_MARK: &str = "-m mark --mark 0x1000000/0x3000000 -m comment --comment fw -j ACCEPT";
+const ANY: &str = "-m mark ! --mark 0x0/0x60000 -m comment --comment fw -j ACCEPT";
 const BAN: &str = "-s 192.0.2.66/32 -m comment --comment \"fail2ban \\\"sshd\\\"\" -j DROP";
 const ALIKE: &str = "-m comment --comment fw -m mark --mark 0x20000/0x60000 -j DROP";
 
@@ -131,7 +132,7 @@ fn docker_28_gets_them_at_the_end_and_one_in_raw() {
     let edits = plan(&before, &desired(&["eth0"], false));
     assert!(edits[..3].iter().all(|edit| edit.how == How::Append), "{edits:?}");
     let after = settled(&before, &desired(&["eth0"], false));
-    assert_eq!(after, docker_28(&[IN, REACH, OUT_ETH0], &[IN]));
+    assert_eq!(after, docker_28(&[IN, REACH, OUT_ETH0], &[ANY]));
     assert_eq!(carry_out(&after, &plan_removal(&after)), before);
 }
 
@@ -146,20 +147,30 @@ fn raw_is_left_alone_without_dockers_drops() {
     assert!(plan(&per_port, &desired(&[], false)).iter().any(|edit| edit.table == "raw"));
     // The drops went with the last container: our rule goes too.
     let gone =
-        docker_28(&[IN, REACH], &[IN]).replace("-A PREROUTING -d 172.17.0.2/32 ! -i docker0 -j DROP\n", "");
-    assert_eq!(settled(&gone, &desired(&[], false)), gone.replace(&format!("-A PREROUTING {IN}\n"), ""));
+        docker_28(&[IN, REACH], &[ANY]).replace("-A PREROUTING -d 172.17.0.2/32 ! -i docker0 -j DROP\n", "");
+    assert_eq!(settled(&gone, &desired(&[], false)), gone.replace(&format!("-A PREROUTING {ANY}\n"), ""));
+}
+
+/// An earlier fw wrote one for IN, and one for REACH.
+#[test]
+fn one_rule_in_raw_takes_the_place_of_two() {
+    let before = docker_28(&[IN, REACH], &[IN, REACH, BAN]);
+    let after = settled(&before, &desired(&[], false));
+    assert_eq!(after, docker_28(&[IN, REACH], &[ANY, BAN]));
+    let report = report(&after, &desired(&[], false)).expect("there is a DOCKER-USER");
+    assert_eq!((report.raw, report.skipped.len()), (1, 1));
 }
 
 #[test]
-fn reach_adds_rules_at_the_head_of_raw_and_nat() {
+fn reach_adds_a_rule_at_the_head_of_nat() {
     let before = docker_28(&[], &["-s 192.0.2.9/32 -j DROP"]);
     let after = settled(&before, &desired(&[], true));
-    let expected = docker_28(&[IN, REACH], &[IN, REACH, "-s 192.0.2.9/32 -j DROP"])
+    let expected = docker_28(&[IN, REACH], &[ANY, "-s 192.0.2.9/32 -j DROP"])
         .replace("-A POSTROUTING -s", &format!("-A POSTROUTING {REACH}\n-A POSTROUTING -s"));
     assert_eq!(after, expected);
     assert_eq!(
         settled(&after, &desired(&[], false)),
-        docker_28(&[IN, REACH], &[IN, "-s 192.0.2.9/32 -j DROP"])
+        docker_28(&[IN, REACH], &[ANY, "-s 192.0.2.9/32 -j DROP"])
     );
     assert_eq!(carry_out(&after, &plan_removal(&after)), before);
 }
@@ -205,7 +216,7 @@ fn misplaced_duplicated_and_outdated_rules_are_put_right() {
         &[IN, REACH, OLD_MARK],
     ] {
         let after = settled(&docker_28(user, &[]), &desired(&["eth0"], false));
-        assert_eq!(after, docker_28(&[IN, REACH, OUT_ETH0], &[IN]), "{user:?}");
+        assert_eq!(after, docker_28(&[IN, REACH, OUT_ETH0], &[ANY]), "{user:?}");
     }
 }
 
@@ -229,7 +240,7 @@ fn the_report_tells_what_is_there_and_what_is_not() {
     assert!(report.reached);
     let rule = format!("-A DOCKER-USER {REACH}");
     assert_eq!(report.in_place, [Placed { table: "filter", rule, packets: 7, bytes: 420 }]);
-    let missing = [("DOCKER-USER", IN), ("DOCKER-USER", OUT_ETH0), ("PREROUTING", IN)];
+    let missing = [("DOCKER-USER", IN), ("DOCKER-USER", OUT_ETH0), ("PREROUTING", ANY)];
     assert_eq!(report.missing, missing.map(|(chain, rule)| format!("-A {chain} {rule}")));
     assert_eq!(report.stale, [format!("-A DOCKER-USER {OLD_MARK}")]);
     assert_eq!(report.foreign, [format!("-A DOCKER-USER {BAN}"), "-A DOCKER-USER -j DROP".into()]);
@@ -251,7 +262,7 @@ proptest! {
     #[test]
     fn any_mixture_is_put_right_in_one_pass(
         user in prop::collection::vec(prop::sample::select(vec![IN, REACH, OUT_ETH0, OUT_WG0, OLD_MARK, BAN, ALIKE, "-j RETURN"]), 0..9),
-        raw in prop::collection::vec(prop::sample::select(vec![IN, REACH, OLD_MARK, BAN]), 0..6),
+        raw in prop::collection::vec(prop::sample::select(vec![IN, REACH, ANY, OLD_MARK, BAN]), 0..6),
         uplinks in prop::sample::subsequence(vec!["eth0", "wg0"], 0..=2),
         reach: bool,
     ) {
@@ -265,7 +276,7 @@ proptest! {
         prop_assert_eq!(carry_out(&after, &plan_removal(&after)), bare);
         let report = report(&after, &desired).expect("there is a DOCKER-USER");
         prop_assert!(report.missing.is_empty() && report.stale.is_empty());
-        prop_assert_eq!(report.in_place.len(), 2 + uplinks.len() + 1 + 2 * usize::from(reach));
+        prop_assert_eq!(report.in_place.len(), 2 + uplinks.len() + 1 + usize::from(reach));
         let save = Save::parse(&after);
         let rules: Vec<&str> = save.chain("filter", USER).iter().map(|rule| rule.spec).collect();
         let ours = rules.iter().position(|rule| *rule == IN).expect("the rule for IN is there");
