@@ -4,6 +4,7 @@ mod bare;
 mod control;
 mod crowd;
 mod known;
+mod netfilter;
 mod page;
 mod path;
 mod peers;
@@ -48,6 +49,8 @@ enum Bench {
     Path,
     /// What TCP costs through a published port: round trips, connections, bulk.
     Sockets,
+    /// What rules of netfilter cost beside fw: its fail-safe, its rules among Docker's, Docker's in raw PREROUTING.
+    Netfilter,
     /// What the control plane takes: from Docker's event to the last map write, resync, restart, reload, memory.
     Control,
     /// What a million flows and prefixes and thousands of networks, containers and ports take.
@@ -77,6 +80,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Some(Bench::Scale) => scale::run()?,
         Some(Bench::Path) => path::run(*quick, only.unwrap_or_default())?,
         Some(Bench::Sockets) => sockets::run(*quick, only.unwrap_or_default())?,
+        Some(Bench::Netfilter) => return netfilter::run(*quick, only.unwrap_or_default()),
         Some(Bench::Page) => {}
         Some(Bench::Verifier) => return of_fw_user(&["--bench", "verifier", "--profile", "bench"]),
         // What the daemon does counts here, too.

@@ -14,7 +14,7 @@ use super::room::Room;
 use super::street::{self, By, Container, Ground, Path, Street};
 use crate::lab::bpf::Point;
 use crate::lab::tcx::Direction;
-use crate::lab::{Lab, wait};
+use crate::lab::{Generation, Lab, wait};
 use crate::setup::{self, Part};
 use crate::workspace;
 
@@ -371,6 +371,14 @@ fn filter(lab: &Lab, scene: &Scene, denied: &[Prefix], xdp: Xdp, fast: bool, fur
     // With hundreds of networks a pass may be on its way.
     daemon.signal("TERM")?;
     daemon.ends().map(drop)
+}
+
+/// A street on which fw filters without the fast path, beside this Docker or with NAT of its own: one network, ten ports.
+pub(super) fn filtered(docker: Generation, owns: bool, paths: &[Path]) -> Result<Street> {
+    let (arguments, further): (&[_], _) = if owns { (&["--iptables=false"], NAT_BY_FW) } else { (&[], "") };
+    let (lab, container) = street::docker_of(docker, Ground::Published, arguments, 1, 10)?;
+    filter(&lab, 10, &[], Xdp::Off, false, further)?;
+    Street::through(lab, container, paths, street::FEW)
 }
 
 /// A connection takes the fast path when it has lived so long.

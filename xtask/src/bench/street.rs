@@ -10,7 +10,9 @@ use super::peers;
 use super::sample::{alone, spent};
 use super::traffic::{Client, Generator, Sink, Way};
 use crate::lab::frame::Mac;
-use crate::lab::{self, HOST, HOST_MAC, HOST6, Lab, OUTSIDE, OUTSIDE_MAC, OUTSIDE6, Options, Place};
+use crate::lab::{
+    self, Generation, HOST, HOST_MAC, HOST6, Lab, OUTSIDE, OUTSIDE_MAC, OUTSIDE6, Options, Place,
+};
 
 /// The port that is published, and the container's.
 pub(super) const PUBLISHED: u16 = 8080;
@@ -271,6 +273,11 @@ impl Street {
         Ok(())
     }
 
+    /// The host, to change its rules.
+    pub(super) fn host(&self) -> &Place {
+        self.lab.host()
+    }
+
     /// Finds out how many packets make a sample.
     pub(super) fn calibrate(&mut self) -> Result<()> {
         for (path, traffic) in &mut self.traffic {
@@ -374,9 +381,21 @@ pub(super) fn docker(
     networks: usize,
     ports: u16,
 ) -> Result<(Lab, Container)> {
+    docker_of(Generation::default(), ground, arguments, networks, ports)
+}
+
+/// The same with this Docker.
+pub(super) fn docker_of(
+    docker: Generation,
+    ground: Ground,
+    arguments: &[&str],
+    networks: usize,
+    ports: u16,
+) -> Result<(Lab, Container)> {
     let bridge_netfilter = !matches!(ground, Ground::Neighbours { netfilter: false });
     let dockerd = arguments.iter().map(ToString::to_string).collect();
-    let lab = Lab::start(Options { dockerd, userland_proxy: false, bridge_netfilter, ..Options::default() })?;
+    let options = Options { dockerd, userland_proxy: false, bridge_netfilter, docker, ..Options::default() };
+    let lab = Lab::start(options)?;
     let subnet6 = format!("{GATEWAY6}/64");
     let ipv6 = ["--ipv6", "--subnet", &subnet6];
     let not_masqueraded = ["-o", "com.docker.network.bridge.enable_ip_masquerade=false"];
