@@ -377,7 +377,7 @@ fn filter(lab: &Lab, scene: &Scene, denied: &[Prefix], xdp: Xdp, fast: bool, fur
 pub(super) fn filtered(docker: Generation, owns: bool, paths: &[Path]) -> Result<Street> {
     let (arguments, further): (&[_], _) = if owns { (&["--iptables=false"], NAT_BY_FW) } else { (&[], "") };
     let (lab, container) = street::docker_of(docker, Ground::Published, arguments, 1, 10)?;
-    filter(&lab, 10, &[], Xdp::Off, false, further)?;
+    filter(&lab, &Scene::of(1, 10, &[]), &[], Xdp::Off, false, further)?;
     Street::through(lab, container, paths, street::FEW)
 }
 

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
-use super::path::{Scene, Who, Xdp};
+use super::path::{Scene, Who};
 use super::peers::{Flavour, Rules};
 use super::report::{Figure, Report, Size};
 use super::sample::{alone, spent};
@@ -27,7 +27,7 @@ use crate::workspace;
 const FIELD: [Who; 9] = [
     Who::Rules(Rules::Floor(Flavour::Nft)),
     Who::FloorAgain,
-    Who::FwAlone(Xdp::Off),
+    Who::FwAlone,
     Who::FwBesideDocker,
     Who::FwFastAlone,
     Who::FwFastBesideDocker,

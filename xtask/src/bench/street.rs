@@ -404,7 +404,7 @@ pub(super) fn docker_of(
     match ground {
         Ground::Ipv6 => options.extend(ipv6),
         Ground::WithoutNat => options.extend(not_masqueraded),
-        Ground::Published | Ground::Neighbours { .. } => {}
+        Ground::Published | Ground::Tcp | Ground::Neighbours { .. } => {}
     }
     lab.network("n0", &options)?;
     let (address, address6) = (CONTAINER.to_string(), CONTAINER6.to_string());
