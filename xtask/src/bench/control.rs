@@ -31,14 +31,14 @@ use crate::workspace;
 pub(super) fn run(quick: bool) -> Result<()> {
     setup::ensure(&[Part::Build, Part::Lab])?;
     let fw = if quick { workspace::build_fw()? } else { workspace::build_release_fw()? };
-    let mut sheet = Sheet::begin(if quick { "debug" } else { "release" })?;
+    let mut sheet = Sheet::begin("control", quick, if quick { "debug" } else { "release" })?;
     beside_docker(&mut sheet, &fw, if quick { 3 } else { 9 })?;
     if quick {
         crowded(&mut sheet, &fw, Size { networks: 20, containers: 40, ports: 40, alive: true }, 1)?;
     } else {
         crowded(&mut sheet, &fw, Size { networks: 500, containers: 1000, ports: 1000, alive: true }, 5)?;
     }
-    sheet.end("control")
+    sheet.end()
 }
 
 /// One network and one published port more on a host with a real dockerd, and a policy of many rules.

@@ -5,43 +5,43 @@ use anyhow::{Result, ensure};
 use super::page::Found;
 use super::path::FLOOR_AGAIN;
 use super::report::Size;
-use super::targets::{ALONE, AT_GENERIC, AT_NATIVE, AT_TCX, BESIDE, FLOOR, Quotient};
+use super::targets::{ALONE, AT_GENERIC, AT_NATIVE, AT_TCX, BESIDE, FAST, FAST_BESIDE, FLOOR, Quotient};
 
-/// What, who and by whom it is divided, and the ratio at [`SIZES`], in runs with `--quick`. Whoever makes fw faster, or slower
-/// for a reason, writes the new ones here; a run prints them.
-const KNOWN: [(Quotient, [f64; 2]); 11] = [
-    (("established in", ALONE, FLOOR), [1.325, 1.325]),
-    (("established in", BESIDE, FLOOR), [1.425, 1.415]),
-    (("reply", ALONE, FLOOR), [1.525, 1.535]),
-    (("reply", BESIDE, FLOOR), [1.685, 1.680]),
-    (("new flow", ALONE, FLOOR), [1.085, 1.025]),
-    (("new flow", BESIDE, FLOOR), [1.160, 1.115]),
-    (("unwanted", ALONE, FLOOR), [0.436, 0.436]),
-    (("unwanted", BESIDE, FLOOR), [0.440, 0.440]),
-    (AT_TCX, [2.365, 2.365]),
-    (AT_GENERIC, [2.630, 2.630]),
-    (AT_NATIVE, [4.170, 4.170]),
+/// What, who and by whom it is divided, and the ratio at [`SIZE`], in runs with `--quick`. Whoever makes fw faster, or slower
+/// for a reason, writes the new ones here; a run prints them. New flows are not held to anything: what conntrack takes for
+/// one differs more from host to host than two hosts with the floor's rules show.
+const KNOWN: [(Quotient, f64); 17] = [
+    (("established in", ALONE, FLOOR), 1.325),
+    (("established in", BESIDE, FLOOR), 1.425),
+    (("established in", FAST, FLOOR), 0.410),
+    (("established in", FAST_BESIDE, FLOOR), 0.405),
+    (("reply", ALONE, FLOOR), 1.485),
+    (("reply", BESIDE, FLOOR), 1.565),
+    (("reply", FAST, FLOOR), 0.385),
+    (("reply", FAST_BESIDE, FLOOR), 0.390),
+    (("unwanted", ALONE, FLOOR), 0.385),
+    (("unwanted", BESIDE, FLOOR), 0.385),
+    (AT_TCX, 2.290),
+    (AT_GENERIC, 2.440),
+    (AT_NATIVE, 3.775),
+    (("TCP round trip", ALONE, FLOOR), 1.210),
+    (("TCP round trip", BESIDE, FLOOR), 1.220),
+    (("TCP round trip", FAST, FLOOR), 0.880),
+    (("TCP round trip", FAST_BESIDE, FLOOR), 0.880),
 ];
 
-/// The same of TCP, at the second size.
-const KNOWN_OF_TCP: [(Quotient, f64); 4] = [
-    (("TCP round trip", ALONE, FLOOR), 1.229),
-    (("TCP round trip", BESIDE, FLOOR), 1.245),
-    (("TCP connection", ALONE, FLOOR), 1.290),
-    (("TCP connection", BESIDE, FLOOR), 1.315),
-];
-
-const SIZES: [Size; 2] = [Size { networks: 1, ports: 10 }, Size { networks: 10, ports: 10 }];
+const SIZE: Size = Size { networks: 10, ports: 10 };
 
 /// Two hosts with the same rules differ by this much from run to run without a sample that shows it: where their maps and
 /// chains happen to lie in memory.
-const LEAST_NOISE: f64 = 0.02;
+const LEAST_NOISE: f64 = 0.04;
 
 /// Prints what is known beside what was found; an error if any is worse by more than twice the noise.
 pub(super) fn hold(found: &Found) -> Result<()> {
     println!("\nknown, measured, and the noise: how far the floor was from itself in nine of ten rounds");
     let mut worse = Vec::new();
-    for ((what, who, of), at, known) in all() {
+    for ((what, who, of), known) in KNOWN {
+        let at = SIZE;
         let name = format!("{what}, {at}, {who}");
         let measured = found.ratio(what, at, who, of).zip(noise(found, what));
         let Some((ratio, noise)) = measured else {
@@ -64,13 +64,6 @@ pub(super) fn hold(found: &Found) -> Result<()> {
         worse.join("\n  ")
     );
     Ok(())
-}
-
-fn all() -> impl Iterator<Item = (Quotient, Size, f64)> {
-    let packets = KNOWN
-        .into_iter()
-        .flat_map(|(whose, known)| SIZES.into_iter().zip(known).map(move |(at, known)| (whose, at, known)));
-    packets.chain(KNOWN_OF_TCP.into_iter().map(|(whose, known)| (whose, SIZES[1], known)))
 }
 
 /// How far the second host with the floor's rules was from the first in nine of ten rounds of all sizes. Kinds of a path that
@@ -99,7 +92,8 @@ mod tests {
             let (what, who, unit) = (what.to_owned(), who.to_owned(), "ns".to_owned());
             report.add(Figure { what, at: Some(at), who, unit, samples, must: None }).unwrap();
         };
-        for ((what, who, of), at, known) in all() {
+        for ((what, who, of), known) in KNOWN {
+            let at = SIZE;
             add(what, at, of, 1.0, 0.0);
             add(what, at, FLOOR_AGAIN, 1.0, noise);
             add(what, at, who, known * factor, noise);
@@ -111,18 +105,18 @@ mod tests {
     fn what_is_slower_by_more_than_twice_the_noise_fails() {
         hold(&run(1.0, 0.0)).unwrap();
         hold(&run(0.5, 0.0)).unwrap();
-        hold(&run(1.03, 0.0)).unwrap();
-        let error = hold(&run(1.05, 0.0)).unwrap_err().to_string();
-        assert!(error.contains("established in, 1 / 10, fw, nat.owner = fw: "), "{error}");
-        hold(&run(1.05, 0.04)).unwrap();
-        hold(&run(1.10, 0.04)).unwrap_err();
+        hold(&run(1.07, 0.0)).unwrap();
+        let error = hold(&run(1.09, 0.0)).unwrap_err().to_string();
+        assert!(error.contains("established in, 10 / 10, fw, nat.owner = fw: "), "{error}");
+        hold(&run(1.09, 0.08)).unwrap();
+        hold(&run(1.20, 0.08)).unwrap_err();
     }
 
     #[test]
     fn what_was_not_measured_fails() {
         let error = hold(&Found::of_parts(Vec::new())).unwrap_err().to_string();
         assert!(
-            error.contains("TCP connection, 10 / 10, fw, nat.owner = docker: was not measured"),
+            error.contains("TCP round trip, 10 / 10, fw, nat.owner = docker: was not measured"),
             "{error}"
         );
     }

@@ -101,8 +101,7 @@ impl Scene {
 }
 
 /// What a quick run measures.
-const QUICK: &[Scene] =
-    &[Scene::of(1, 10, EVERYBODY), Scene::of(10, 10, EVERYBODY), Scene::with_prefixes(1_000)];
+const QUICK: &[Scene] = &[Scene::of(10, 10, EVERYBODY), Scene::with_prefixes(1_000)];
 
 /// What a full run measures: networks and ports at the sizes of the targets, then one thing after the other.
 const FULL: &[Scene] = &[

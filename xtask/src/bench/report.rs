@@ -122,6 +122,11 @@ impl Report {
         Ok(())
     }
 
+    /// Keeps one that somebody else has printed.
+    pub(super) fn keep(&mut self, figure: Figure) {
+        self.figures.push(figure);
+    }
+
     /// What a figure is divided by, itself among them.
     pub(super) fn first_of(&self, figure: &Figure) -> Option<&Figure> {
         self.figures.iter().find(|first| first.is_beside(figure))

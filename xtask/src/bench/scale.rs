@@ -59,7 +59,7 @@ struct Grown {
 pub(super) fn run() -> Result<()> {
     setup::ensure(&[Part::Build, Part::Lab])?;
     let fw = workspace::build_release_fw()?;
-    let mut sheet = Sheet::begin("release")?;
+    let mut sheet = Sheet::begin("scale", false, "release")?;
     let one = Size { networks: 1, containers: 1, ports: 1, alive: false };
     let many = Size { networks: 1000, containers: 10_000, ports: 10_000, alive: false };
     let few = Grown::grow(&mut sheet, &fw, one, 1, 64)?;
@@ -83,7 +83,7 @@ pub(super) fn run() -> Result<()> {
         let ratios: Vec<f64> = large.iter().zip(&small).map(|(large, small)| large / small).collect();
         sheet.add(format!("{what}: all / one of each"), "", &ratios, None)?;
     }
-    sheet.end("scale")
+    sheet.end()
 }
 
 impl Grown {

@@ -1,60 +1,27 @@
 //! Single figures, each with what it must be: printed as they are found, and kept as JSON.
 
-use std::fs;
-use std::process::Command;
-
 use anyhow::{Context as _, Result};
-use serde::Serialize;
 
+use super::report::{Figure, Report};
 use super::sample::Spread;
-use crate::workspace;
-
-/// One thing that was measured.
-#[derive(Debug, Serialize)]
-struct Figure {
-    what: String,
-    /// Median of what was found.
-    value: f64,
-    unit: &'static str,
-    least: f64,
-    most: f64,
-    samples: usize,
-    /// The most that it may be.
-    must: Option<f64>,
-}
 
 /// All figures of one run, and where they come from.
-#[derive(Debug, Serialize)]
 pub(super) struct Sheet {
-    machine: String,
-    kernel: String,
-    date: String,
-    load: String,
+    report: Report,
     /// Cargo's profile of the daemon.
     build: &'static str,
-    figures: Vec<Figure>,
 }
 
 impl Sheet {
-    /// Notes where and when.
-    pub(super) fn begin(build: &'static str) -> Result<Self> {
-        let read = |path: &str| fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
-        let cpus = std::thread::available_parallelism().context("cannot count CPUs")?;
-        let date = workspace::output(Command::new("date").arg("+%-d %B %Y"))?;
-        let first = |text: String, between: char| text.split(between).next().unwrap_or_default().to_owned();
-        let sheet = Self {
-            machine: format!("{cpus} CPUs"),
-            kernel: first(read("/proc/sys/kernel/osrelease")?.trim().to_owned(), '-'),
-            date: date.trim().to_owned(),
-            load: first(read("/proc/loadavg")?, ' '),
-            build,
-            figures: Vec::new(),
-        };
+    /// Notes where and when. Named parts are listed in `page::PARTS`.
+    pub(super) fn begin(name: &str, quick: bool, build: &'static str) -> Result<Self> {
+        let mut report = Report::begin(name, quick, 1)?;
+        report.machine += &format!(", fw built as {build}");
         println!(
-            "{}, kernel {}, {}, load {}, fw built as {build}; medians (least to most)",
-            sheet.machine, sheet.kernel, sheet.date, sheet.load
+            "{}, kernel {}, {}, load {}; medians (least to most)",
+            report.machine, report.kernel, report.date, report.load
         );
-        Ok(sheet)
+        Ok(Self { report, build })
     }
 
     /// A heading of what follows.
@@ -81,18 +48,13 @@ impl Sheet {
             None => String::new(),
         };
         println!("  {what:66} {median:10.2} {unit:4} ({least:.2} to {most:.2}){judged}");
-        self.figures.push(Figure { what, value: median, unit, least, most, samples: samples.len(), must });
+        let (who, unit) = (String::new(), unit.to_owned());
+        self.report.keep(Figure { what, at: None, who, unit, samples: samples.to_vec(), must });
         Ok(())
     }
 
-    /// Writes it to target/bench/NAME.json.
-    pub(super) fn end(self, name: &str) -> Result<()> {
-        let folder = workspace::root().join("target/bench");
-        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let path = folder.join(format!("{name}.json"));
-        let text = serde_json::to_string_pretty(&self).context("figures as JSON")?;
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        println!("\nwritten to {}", path.display());
-        Ok(())
+    /// Writes it to target/bench.
+    pub(super) fn end(self) -> Result<()> {
+        self.report.end()
     }
 }

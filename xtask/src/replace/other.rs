@@ -16,8 +16,8 @@ const EDITS: &[(&str, &str, &str)] = &[
     ("fw-common/src/lib.rs", "pub const ABI_VERSION: u32 = ", "pub const ABI_VERSION: u32 = 1000 + "),
     (
         "fw-common/src/tables.rs",
-        "    pub shared: u8,\n    /// Zero.\n    pub reserved: [u8; 2],\n}\n\n/// Map `subnets`",
-        "    pub shared: u8,\n    /// Zero.\n    pub reserved: [u8; 10],\n}\n\n/// Map `subnets`",
+        "    pub records: u8,\n}\n\n/// Map `subnets`",
+        "    pub records: u8,\n    /// Zero.\n    pub reserved: [u8; 8],\n}\n\n/// Map `subnets`",
     ),
 ];
 
