@@ -199,5 +199,7 @@ a ratio is that of two samples of the same round.
   in none of the figures.
 
 Each packet visits one hook of fw on its way in and three on its way out. That cost does not grow with networks and ports;
-that of Docker's rules does, up to Docker 27 for every packet. With very few networks fw costs more than they do.
+that of Docker's rules does, up to Docker 27 for every packet. With very few networks fw costs more than they do, unless it is
+told `fast_path = \"on\"`: then a connection that has lived for a second goes from device to device, and one packet a second
+takes the way of the others ([policy.md](policy.md#fast_path-past-the-stack)).
 ";
