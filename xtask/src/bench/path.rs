@@ -390,7 +390,7 @@ const NAT_BY_FW: &str = "[nat]\nowner = \"fw\"\n";
 pub(super) fn run(quick: bool, only: &str) -> Result<()> {
     setup::ensure(&[Part::Build, Part::Lab])?;
     workspace::build_fw()?;
-    let (scenes, rounds) = if quick { (QUICK, 7) } else { (FULL, 15) };
+    let (scenes, rounds) = if quick { (QUICK, 7) } else { (FULL, 9) };
     let mut report = Report::begin("path", quick, rounds)?;
     let by_title = scenes.iter().any(|scene| scene.title().contains(only));
     for scene in scenes {
@@ -402,6 +402,7 @@ pub(super) fn run(quick: bool, only: &str) -> Result<()> {
             println!("  SKIPPED: {skipped}");
         }
         measure(&mut report, if by_title { "" } else { only }, scene, rounds)?;
+        report.save()?;
     }
     report.end()
 }

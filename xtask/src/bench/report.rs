@@ -134,11 +134,17 @@ impl Report {
 
     /// Writes it to target/bench, and says where.
     pub(super) fn end(self) -> Result<()> {
-        let path = folder()?.join(format!("{}.json", self.name));
-        let text = serde_json::to_string(&self).context("figures as JSON")?;
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        let path = self.save()?;
         println!("\nin {} s; written to {}", self.begun.elapsed().as_secs(), path.display());
         Ok(())
+    }
+
+    /// Writes what there is so far: a run of half an hour may be stopped.
+    pub(super) fn save(&self) -> Result<PathBuf> {
+        let path = folder()?.join(format!("{}.json", self.name));
+        let text = serde_json::to_string(self).context("figures as JSON")?;
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
     }
 
     /// What the last run of a part wrote, if it ever ran here; what another version wrote is left out, aloud.
