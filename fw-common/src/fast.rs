@@ -27,6 +27,14 @@ use crate::wire::Plain;
 /// Nanoseconds for which a path is used: about a second, the resolution of the clock of flows.
 pub const LIFE: u64 = 1 << 30;
 
+/// Map `generation`, key 0: how often the tables have changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Generation {
+    /// The number; goes round.
+    pub number: u32,
+}
+
 /// Key of map `fast_paths`: a tuple as it arrives at a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
 #[repr(C)]

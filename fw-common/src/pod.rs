@@ -1,7 +1,7 @@
 //! Markers that let aya move our plain data between user space and maps; each is bounded by `bytemuck::Pod`.
 
 use crate::address::{Address, Mac};
-use crate::fast::{FastKey, FastPath};
+use crate::fast::{FastKey, FastPath, Generation};
 use crate::flow::{Flow, FlowKey};
 use crate::tables::{
     Bucket, BucketKey, BudgetPlace, Count, Daemon, Datagram, DatagramKey, DenyRule, Endpoint, Interface,
@@ -40,6 +40,7 @@ plain_data!(
     Flow,
     FastKey,
     FastPath,
+    Generation,
     Count,
     Daemon,
     NameKey,

@@ -26,7 +26,7 @@ pub(crate) fn carry<C: Context>(context: &C, desk: &mut Desk, hook: Hook, mark_b
         return C::ON;
     }
     pending.length = unit(context, &pending.packet);
-    pending.generation = GENERATION.get(0).copied().unwrap_or_default();
+    pending.generation = GENERATION.get(0).map_or(0, |generation| generation.number);
     pending.hook = hook as u8;
     pending.known = 0;
     pending.present = 1;

@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::macros::btf_map;
 use fw_common::decide::Workspace;
-use fw_common::fast::{FastKey, FastPath, Pending};
+use fw_common::fast::{FastKey, FastPath, Generation, Pending};
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::tables::{
     Bucket, BucketKey, BudgetPlace, Count, Daemon, Datagram, DatagramKey, DenyRule, Endpoint, Interface,
@@ -82,7 +82,7 @@ pub(crate) static EVENT_BUDGET: PerCpuArray<Budget, 1> = PerCpuArray::new();
 pub(crate) static EVENTS: RingBuf<(), { capacity::EVENTS }> = RingBuf::new();
 
 #[btf_map(name = "generation")]
-pub(crate) static GENERATION: Array<u32, 1> = Array::new();
+pub(crate) static GENERATION: Array<Generation, 1> = Array::new();
 #[btf_map(name = "fast_paths")]
 pub(crate) static FAST_PATHS: LruHashMap<FastKey, FastPath, { capacity::FAST_PATHS }> = LruHashMap::new();
 #[btf_map(name = "fast_candidates")]

@@ -1,10 +1,16 @@
 //! Maps that read well: `bpftool map dump pinned` prints every entry of every map with named fields.
 
+use std::net::UdpSocket;
+use std::time::Duration;
+
 use serde_json::Value;
-use xtask::lab::{self, BPFFS, HOST, Lab, Options, Town};
+use xtask::lab::{self, BPFFS, HOST, Lab, OUTSIDE, Options, Town, wait};
 
 /// A policy that puts something into every map.
 const POLICY: &str = r#"
+[uplink]
+fast_path = "on"
+
 [sets]
 office = ["198.18.0.0/15", "203.0.113.7", "2001:db8::/32"]
 scanners = ["203.0.113.66", "192.0.2.0/24"]
@@ -52,6 +58,14 @@ fn bpftool_prints_named_fields_of_every_map() {
     assert!(lab.host().script(&format!("busybox ping -c1 -W2 {b1}")).is_ok(), "a flow comes in");
     assert!(lab.outside().tcp((HOST, 8080).into()).expect("a probe").reached(), "a new flow under a limit");
     assert!(lab.outside().script("busybox ping -c1 -W1 198.18.0.1").is_err(), "a drop is counted");
+    let socket =
+        town.at("a2").place.within(|| UdpSocket::bind("0.0.0.0:0")).expect("a place").expect("a socket");
+    wait::until("a connection on the fast path", Duration::from_secs(10), || {
+        socket.send_to(b"on and on", (OUTSIDE, 9_999)).expect("a datagram");
+        let paths = lab.host().script(&format!("bpftool map dump pinned {BPFFS}/fast_paths")).ok()?;
+        paths.contains("carried").then_some(())
+    })
+    .expect("one that lives for a second");
     for name in pinned(&lab) {
         let dump = lab.host().script(&format!("bpftool map dump pinned {BPFFS}/{name}"));
         if name == "events" {

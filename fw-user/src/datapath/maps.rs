@@ -9,6 +9,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use bytemuck::Zeroable as _;
 use fw_common::event::Event;
+use fw_common::fast::Generation;
 use fw_common::flow::{Flow, FlowKey, counted, state};
 use fw_common::tables::memory::Memory;
 use fw_common::tables::{
@@ -93,7 +94,7 @@ pub struct Maps {
     counters: PerCpuArray<MapData, Count>,
     rules: PerCpuArray<MapData, Count>,
     events: RingBuf<MapData>,
-    generation: Array<MapData, u32>,
+    generation: Array<MapData, Generation>,
 }
 
 pub(super) fn pinned(directory: &Path, name: &str) -> Result<Map, DatapathError> {
@@ -380,8 +381,8 @@ impl Maps {
     /// packet could be judged by the old tables and believe that it was by the new.
     fn renew_generation(&mut self) -> Result<(), DatapathError> {
         let of = |source| failed("renew the number in map generation", source);
-        let generation = self.generation.get(&0, 0).map_err(of)?;
-        self.generation.set(0, generation.wrapping_add(1), 0).map_err(of)
+        let Generation { number } = self.generation.get(&0, 0).map_err(of)?;
+        self.generation.set(0, Generation { number: number.wrapping_add(1) }, 0).map_err(of)
     }
 
     /// The first of these steps that the maps do not hold. An entry that is written twice on the way (sources, settings)
