@@ -226,8 +226,8 @@ fn what_the_host_opens_meanwhile_is_judged_for_itself() {
                 failed.push(format!("datagram {number}"));
             }
         }
-        assert!(!conversation.is_finished(), "the conversation ended before");
         assert_eq!(failed, Vec::<String>::new(), "{}", lab.fw_log());
+        assert!(!conversation.is_finished(), "the conversation ended before");
         conversation.join().expect("the conversation");
     });
     drop(stream);
@@ -244,6 +244,13 @@ fn who_stops_a_connection_stops_it_on_the_fast_path() {
         let served = echo(&web.place, "0.0.0.0:80");
         let mut stream = connect(lab.outside(), (HOST, 8080).into());
         converse(&mut stream, SETTLED);
+        let before = ground.forwarded();
+        let asked = converse(&mut stream, STALE);
+        let stack = ground.forwarded() - before;
+        assert!(
+            stack < asked / 4,
+            "{what}: nothing to stop: the stack carried {stack} packets of {asked} questions"
+        );
         stop();
         // What is under way when it begins may arrive, and for a second the fast path knows nothing of others' rules.
         let begun = Instant::now();
@@ -259,6 +266,7 @@ fn who_stops_a_connection_stops_it_on_the_fast_path() {
         drop(served);
     };
     let daemon = lab.fw_run(POLICY).expect("fw");
+    ground.count();
     let reload = |policy: &str| {
         std::fs::write(lab.path("/run/lab/policy.toml"), policy).expect("the policy");
         lab.fw(&["reload"]).expect("fw reload");

@@ -9,7 +9,6 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::Ipv4Addr;
-use std::os::fd::AsFd as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,9 +17,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use nix::poll::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
 
+use crate::lab::liar::accept;
 use crate::lab::{Lab, Options, wait};
 
 /// A lab without dockerd, and who tells of its inhabitants; gone when dropped.
@@ -71,7 +70,10 @@ impl Crowd {
         let listener = UnixListener::bind(&socket).context("cannot listen as Docker's API")?;
         let shared = Arc::new(Shared::default());
         let for_thread = Arc::clone(&shared);
-        let thread = Some(thread::spawn(move || accept(&listener, &for_thread)));
+        let thread = Some(thread::spawn(move || {
+            let shared = Arc::clone(&for_thread);
+            accept(&listener, &for_thread.stop, move |client| answer(&client, &shared));
+        }));
         let crowd = Self { lab, networks: Cell::default(), containers: Cell::default(), shared, thread };
         crowd.add_networks(size.networks)?;
         let ports = (0..size.containers).map(|number| {
@@ -255,20 +257,6 @@ fn container(number: usize, networks: usize, pid: u32, ports: &[u16]) -> Value {
     })
 }
 
-fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
-    while !shared.stop.load(Ordering::Relaxed) {
-        let ready = poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], STOP_CHECK);
-        if !ready.is_ok_and(|ready| ready > 0) {
-            continue;
-        }
-        if let Ok((client, _)) = listener.accept() {
-            let shared = Arc::clone(shared);
-            // Whoever asks hangs up when it is enough; there is nobody to tell.
-            thread::spawn(move || _ = answer(&client, &shared));
-        }
-    }
-}
-
 /// Answers what comes over one connection.
 fn answer(mut client: &UnixStream, shared: &Shared) -> Result<()> {
     let mut lines = BufReader::new(client).lines();
@@ -321,7 +309,5 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Milliseconds between two looks at whether to stop.
-const STOP_CHECK: u16 = 50;
 /// The first published port.
 pub(super) const FIRST_PORT: u16 = 10_000;

@@ -74,7 +74,10 @@ impl Liar {
             stop: AtomicBool::new(false),
         });
         let for_thread = Arc::clone(&shared);
-        let thread = Some(thread::spawn(move || accept(&listener, &for_thread)));
+        let thread = Some(thread::spawn(move || {
+            let shared = Arc::clone(&for_thread);
+            accept(&listener, &for_thread.stop, move |client| answer(client, &shared));
+        }));
         Ok(Self { shared, socket, thread })
     }
 
@@ -94,16 +97,21 @@ impl Drop for Liar {
     }
 }
 
-fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
-    while !shared.stop.load(Ordering::Relaxed) {
+/// Hands whoever connects to a thread of his own, until `stop`.
+pub(crate) fn accept(
+    listener: &UnixListener,
+    stop: &AtomicBool,
+    answer: impl Fn(UnixStream) -> Result<()> + Clone + Send + 'static,
+) {
+    while !stop.load(Ordering::Relaxed) {
         let ready = poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], STOP_CHECK);
         if !ready.is_ok_and(|ready| ready > 0) {
             continue;
         }
         if let Ok((client, _)) = listener.accept() {
-            let shared = Arc::clone(shared);
-            // Whoever asks hangs up when the answer breaks off; there is nobody to tell.
-            thread::spawn(move || _ = answer(client, &shared));
+            let answer = answer.clone();
+            // Whoever asks hangs up when the answer breaks off, or is enough; there is nobody to tell.
+            thread::spawn(move || _ = answer(client));
         }
     }
 }
