@@ -32,6 +32,16 @@ const PACKAGES: &[Package] = &[
     Package { name: "tcpdump", program: "tcpdump", why: "what went over a wire when a test fails" },
     Package { name: "ipset", program: "ipset", why: "sets that iptables asks, to measure fw against" },
     Package { name: "conntrack", program: "conntrack", why: "connections that NAT knows" },
+    Package {
+        name: "nmap",
+        program: "nmap",
+        why: "what a scan from outside finds, beside what fw says is reachable",
+    },
+    Package {
+        name: "prometheus",
+        program: "promtool",
+        why: "fw's metrics, alerts and dashboard, read by the real one",
+    },
 ];
 
 /// Installs the packages named in its arguments without starting or enabling what `SERVICES` lists.
@@ -91,7 +101,8 @@ pub(super) fn ensure() -> anyhow::Result<()> {
     }
     let services = new_services(&missing);
     if !services.is_empty() {
-        println!("setup: docker.io is installed for the lab alone: neither started nor enabled on this host");
+        let list = services.join(", ");
+        println!("setup: installed for the lab alone, neither started nor enabled on this host: {list}");
         println!("       (to make it this host's Docker: systemctl enable --now docker)");
     }
     install(
@@ -120,12 +131,16 @@ impl Package {
 
 /// The services that installing `missing` would bring: containerd may serve another master already.
 fn new_services(missing: &[&Package]) -> Vec<&'static str> {
-    if !missing.iter().any(|package| package.program == "dockerd") {
-        return Vec::new();
+    let brings = |program| missing.iter().any(|package| package.program == program);
+    let mut services = Vec::new();
+    if brings("dockerd") {
+        services.extend(["docker.service", "docker.socket"]);
+        if workspace::find("containerd").is_none() {
+            services.push("containerd.service");
+        }
     }
-    let mut services = vec!["docker.service", "docker.socket"];
-    if workspace::find("containerd").is_none() {
-        services.push("containerd.service");
+    if brings("promtool") {
+        services.push("prometheus.service");
     }
     services
 }
@@ -149,9 +164,12 @@ impl fmt::Display for Equivalent {
         )?;
         writeln!(
             formatter,
-            "#   which writes firewall rules; `cargo xtask setup` keeps it from that. Afterwards:"
+            "#   which writes firewall rules; `cargo xtask setup` keeps it and Prometheus from that. Afterwards:"
         )?;
-        writeln!(formatter, "#   systemctl disable --now docker.service docker.socket containerd.service")?;
+        writeln!(
+            formatter,
+            "#   systemctl disable --now docker.service docker.socket containerd.service prometheus.service"
+        )?;
         writeln!(formatter, "# Elsewhere, the packages that bring these programs:")?;
         for package in PACKAGES {
             writeln!(formatter, "#   {:<18} {}", package.program, package.why)?;
@@ -169,8 +187,9 @@ mod tests {
 
     #[test]
     fn a_present_dockerd_brings_no_service() {
+        let own = ["docker.io", "prometheus"];
         let without_docker: Vec<&Package> =
-            PACKAGES.iter().filter(|package| package.name != "docker.io").collect();
+            PACKAGES.iter().filter(|package| !own.contains(&package.name)).collect();
         assert_eq!(new_services(&without_docker), [""; 0]);
         let all: Vec<&Package> = PACKAGES.iter().collect();
         assert_eq!(new_services(&all)[..2], ["docker.service", "docker.socket"]);
