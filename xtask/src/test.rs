@@ -1,10 +1,11 @@
-//! `cargo xtask test`: builds everything once and runs every test, each test program by itself and timed.
+//! `cargo xtask test`: builds everything once and runs every test, two test programs at a time, each of them timed.
 
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Mutex,
     thread,
     time::{Duration, Instant},
 };
@@ -52,8 +53,12 @@ struct Outcome {
 /// The line that a test which cannot run prints, with the reason behind it.
 const SKIPPED: &str = "SKIPPED:";
 
-/// More labs at a time than this gain nothing: each runs a dockerd.
+/// More labs of one program at a time than this gain nothing: each runs a dockerd.
 const MOST_THREADS: usize = 4;
+
+/// So many test programs run at a time. A lab waits more than it works, for Docker and for silences to last: the matrix
+/// alone, with two labs on two cores, kept them busy for 40 % of its time.
+const AT_A_TIME: usize = 2;
 
 /// Sets up, builds, and runs the tests; an error names the test programs that failed.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
@@ -62,10 +67,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     timed(&mut times, "set-up", || setup::ensure(needed()))?;
     let fw = timed(&mut times, "build", workspace::build_fw)?;
     let programs = timed(&mut times, "build of the tests", || build(&arguments.package))?;
-    let mut outcomes = Vec::new();
-    for program in programs.iter().filter(|program| arguments.wants(program)) {
-        outcomes.push(run_program(program, &fw, &arguments.rest)?);
-    }
+    let programs: Vec<&Program> = programs.iter().filter(|program| arguments.wants(program)).collect();
+    let mut outcomes = run_all(&programs, &fw, &arguments.rest)?;
     if arguments.wants_examples() {
         outcomes.push(run_examples(&arguments.package));
     }
@@ -160,9 +163,47 @@ pub(crate) fn programs(messages: &str) -> anyhow::Result<Vec<Program>> {
     Ok(programs.into_values().collect())
 }
 
+/// Runs the test programs, [`AT_A_TIME`] of them, and prints what each had to say when it is done; one alone says it at
+/// once.
+fn run_all(programs: &[&Program], fw: &Path, rest: &[String]) -> anyhow::Result<Vec<Outcome>> {
+    if let [program] = programs {
+        println!("\n== {}", program.name);
+        return Ok(vec![run_program(program, fw, rest, |line| println!("{line}"))?]);
+    }
+    let waiting = Mutex::new(programs.iter().enumerate());
+    let lane = || {
+        let mut outcomes = Vec::new();
+        // The lock is let go before the program runs.
+        while let Some((at, program)) = { waiting.lock().expect("no lane panics").next() } {
+            let mut said = format!("\n== {}\n", program.name);
+            let outcome = run_program(program, fw, rest, |line| {
+                said.push_str(line);
+                said.push('\n');
+            });
+            print!("{said}");
+            outcomes.push((at, outcome?));
+        }
+        anyhow::Ok(outcomes)
+    };
+    let mut outcomes = thread::scope(|scope| {
+        let lanes: Vec<_> = (0..AT_A_TIME).map(|_| scope.spawn(lane)).collect();
+        let mut outcomes = Vec::new();
+        for lane in lanes {
+            outcomes.extend(lane.join().map_err(|_| anyhow::anyhow!("a lane of tests panicked"))??);
+        }
+        anyhow::Ok(outcomes)
+    })?;
+    outcomes.sort_by_key(|(at, _)| *at);
+    Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
+}
+
 /// Runs one test program from its package's folder, as cargo would, and passes on what it prints.
-fn run_program(program: &Program, fw: &Path, rest: &[String]) -> anyhow::Result<Outcome> {
-    println!("\n== {}", program.name);
+fn run_program(
+    program: &Program,
+    fw: &Path,
+    rest: &[String],
+    mut say: impl FnMut(&str),
+) -> anyhow::Result<Outcome> {
     let started = Instant::now();
     let mut command = Command::new(&program.file);
     // Output of tests that pass is shown too: skipped ones say there why, the matrix shows its table.
@@ -183,7 +224,7 @@ fn run_program(program: &Program, fw: &Path, rest: &[String]) -> anyhow::Result<
         // `--show-output` heads both the output of the tests that passed and a second list of their names.
         names_again = line == "successes:" || names_again && line.starts_with("    ");
         if !names_again {
-            println!("{line}");
+            say(&line);
         }
         if let Some((_, reason)) = line.split_once(SKIPPED) {
             skipped.push(reason.trim().to_owned());
