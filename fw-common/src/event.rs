@@ -10,6 +10,9 @@ use crate::address::Address;
 pub struct Event {
     /// Nanoseconds on the monotonic clock.
     pub time: u64,
+    /// Drops of this CPU so far of which no event tells ([`crate::tables::EventBudget::missed`]): the difference to the
+    /// event before it on this CPU lies between the two.
+    pub missed: u64,
     /// Source address; `::` if the packet was not parsed that far.
     pub source: Address,
     /// Destination address, likewise.
@@ -20,12 +23,16 @@ pub struct Event {
     pub length: u32,
     /// Allow or deny rule that decided, 0 if none.
     pub rule: u32,
+    /// The CPU that wrote it.
+    pub cpu: u32,
     /// Source port, ICMP echo identifier or 0.
     pub source_port: u16,
     /// Destination port or 0.
     pub destination_port: u16,
     /// `EtherType` in host order.
     pub ethertype: u16,
+    /// How many bytes of `frame` are the packet's.
+    pub captured: u16,
     /// IP protocol.
     pub proto: u8,
     /// Number of the [`crate::verdict::Hook`].
@@ -37,8 +44,14 @@ pub struct Event {
     /// TCP flags, or ICMP type.
     pub detail: u8,
     /// Zero.
-    pub reserved: [u8; 9],
+    pub reserved: [u8; 3],
+    /// The first bytes of the frame, as the hook sees it; zeros beyond those that there are.
+    pub frame: [u8; FRAME],
 }
 
-/// How many events a CPU writes in a second; what exceeds it is only counted.
+/// Bytes of the frame that an event carries: room for Ethernet, IPv6 and the longest TCP header (114).
+pub const FRAME: usize = 128;
+
+/// How many events a CPU writes in a second unless [`crate::tables::EventRate`] says otherwise; what exceeds it is only
+/// counted.
 pub const EVENTS_PER_SECOND: u32 = 200;

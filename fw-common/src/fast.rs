@@ -21,7 +21,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::address::{Address, Mac};
 use crate::flow::counted;
-use crate::verdict::{Hook, Mark, Verdict};
+use crate::verdict::{Hook, Mark};
 use crate::wire::Plain;
 
 /// Nanoseconds for which a path is used: about a second, the resolution of the clock of flows.
@@ -177,12 +177,13 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Notes what was decided of the packet; the number of the container that sent it stands in `owner`.
+    /// Notes what was decided of the packet, in the numbers of a [`Verdict`](crate::Verdict); the number of the container
+    /// that sent it stands in `owner`.
     #[inline(always)]
-    pub fn note(&mut self, verdict: &Verdict, owner: u16) {
-        self.rule = verdict.rule;
-        self.reason = verdict.reason as u8;
-        self.mark = verdict.mark as u8;
+    pub fn note(&mut self, rule: u32, reason: u8, mark: u8, owner: u16) {
+        self.rule = rule;
+        self.reason = reason;
+        self.mark = mark;
         self.owner = owner;
     }
 

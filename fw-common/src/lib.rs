@@ -32,7 +32,7 @@ pub use verdict::{Action, Hook, Mark, Reason, Verdict};
 /// with every change to [`tables`], [`flow`], [`event`] or the numbering in [`verdict`]. Whatever changes, the first
 /// eight bytes of [`tables::Settings`] and the first twelve of [`tables::Daemon`] stay what they are: every version
 /// reads them of every other.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// The first [`ABI_VERSION`] whose `flows`, `inbound_flows` and `datagrams` are laid out, numbered and keyed as here. A
 /// daemon that makes new maps carries their content over only if the maps in force have the same number.

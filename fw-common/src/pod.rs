@@ -4,9 +4,9 @@ use crate::address::{Address, Mac};
 use crate::fast::{FastKey, FastPath, Generation};
 use crate::flow::{Flow, FlowKey};
 use crate::tables::{
-    Bucket, BucketKey, BudgetPlace, Count, Daemon, Datagram, DatagramKey, DenyRule, Endpoint, Interface,
-    Limit, LinkKey, LocalAddress, LocalKey, Name, NameKey, Network, OutKey, OutRule, Port, PortKey, Present,
-    ReachKey, Settings, Station, Subnet, Zones,
+    Bucket, BucketKey, BudgetPlace, Count, Daemon, Datagram, DatagramKey, DenyRule, Endpoint, EventBudget,
+    EventRate, Interface, Limit, LinkKey, LocalAddress, LocalKey, Name, NameKey, Network, Observed,
+    ObservedKey, OutKey, OutRule, Port, PortKey, Present, ReachKey, Settings, Station, Subnet, Zones,
 };
 
 const fn plain<T: bytemuck::Pod>() {}
@@ -56,4 +56,8 @@ plain_data!(
     DatagramKey,
     Datagram,
     BudgetPlace,
+    ObservedKey,
+    Observed,
+    EventRate,
+    EventBudget,
 );

@@ -554,6 +554,79 @@ pub struct Count {
     pub bytes: u64,
 }
 
+/// Key of map `observed`: what `mode = "observe"` let pass although it would be dropped. Without the port that a client
+/// picks, so that its connections are one entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct ObservedKey {
+    /// Source address; `::` if the packet was not parsed that far.
+    pub source: Address,
+    /// Destination address, likewise.
+    pub destination: Address,
+    /// The device at which it was seen: of `port_ingress` the port of the container that sent it.
+    pub ifindex: u32,
+    /// The deny rule or limit that decided, 0 if none.
+    pub rule: u32,
+    /// Destination port in host order; 0 for ICMP and protocols without ports.
+    pub destination_port: u16,
+    /// `EtherType` in host order.
+    pub ethertype: u16,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Number of the [`crate::verdict::Hook`].
+    pub hook: u8,
+    /// Number of the [`crate::verdict::Reason`].
+    pub reason: u8,
+    /// ICMP type; 0 for all else.
+    pub icmp_type: u8,
+}
+
+/// Map `observed`: how much of it, and when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Observed {
+    /// Packets (a GRO aggregate is one).
+    pub packets: u64,
+    /// Bytes, link-layer header included.
+    pub bytes: u64,
+    /// Packets that open a TCP connection (SYN without ACK); with TCP, what has none answers or goes on.
+    pub opening: u64,
+    /// Second of the monotonic clock in which the first was seen.
+    pub first_seen: u32,
+    /// Second in which the last was seen.
+    pub last_seen: u32,
+}
+
+/// Map `event_rate`, key 0: how many events a CPU may write in a second, for as long as somebody asks for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct EventRate {
+    /// Events a second and CPU.
+    pub rate: u32,
+    /// The last second of the monotonic clock in which it counts; later it is [`crate::event::EVENTS_PER_SECOND`] again.
+    pub until: u32,
+}
+
+impl EventRate {
+    /// How many events a CPU may write in this second.
+    #[inline(always)]
+    pub const fn at(&self, second: u32) -> u32 {
+        if second <= self.until { self.rate } else { crate::event::EVENTS_PER_SECOND }
+    }
+}
+
+/// Map `event_budget`: what becomes of one CPU's events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct EventBudget {
+    /// Drops of this CPU of which no event tells: over the rate, or no room in the ring. Never goes back.
+    pub missed: u64,
+    /// The second of the monotonic clock that `left` is for.
+    pub second: u32,
+    /// Events that this CPU may still write in it.
+    pub left: u32,
+}
+
 /// Key of a prefix map, as the kernel's LPM trie wants it: `struct bpf_lpm_trie_key`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix {
@@ -690,6 +763,8 @@ pub mod capacity {
     pub const BUCKETS: usize = 65_536;
     /// `datagrams`.
     pub const DATAGRAMS: usize = 16_384;
+    /// `observed`.
+    pub const OBSERVED: usize = 65_536;
     /// `fast_paths`: two for each connection.
     pub const FAST_PATHS: usize = 65_536;
     /// `fast_candidates`, on each CPU; a power of two.

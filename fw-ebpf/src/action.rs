@@ -1,16 +1,16 @@
 //! From verdict to action: once for each packet, with its counters, its mark and, for a sample of drops, an event.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use fw_common::decide::{Workspace, glance, marked};
-use fw_common::event::{EVENTS_PER_SECOND, Event};
+use fw_common::event::{EVENTS_PER_SECOND, Event, FRAME};
 use fw_common::flow::counted;
-use fw_common::tables::counter_index;
+use fw_common::tables::{EventRate, counter_index};
 use fw_common::wire::Arrival;
 use fw_common::{Action, Hook, Reason, Tables, Verdict, decide};
 
-use crate::fast;
-use crate::maps::{self, COUNTERS, Desk, EVENT_BUDGET, EVENTS, Maps, RULES, now};
+use crate::maps::{self, COUNTERS, Desk, EVENT_BUDGET, EVENT_RATE, EVENTS, Maps, RULES, now};
 use crate::packet::Context;
+use crate::{fast, observed};
 
 /// Decides the packet at this hook and says to the kernel what happens to it.
 ///
@@ -76,11 +76,15 @@ pub(crate) fn run<C: Context>(hook: Hook, context: &C) -> i32 {
     }
     stamp(hook, context, &verdict, work, observing);
     if verdict.action == Action::Drop {
+        if observing {
+            let why = observed::Why::new(hook, &verdict);
+            observed::count(why, arrival, work, context.length());
+        }
         report(hook, arrival, &verdict, &maps, work);
         return if observing { C::ON } else { C::DROP };
     }
     if comes_in && pending.present != 0 {
-        pending.note(&verdict, work.owner);
+        pending.note(verdict.rule, verdict.reason as u8, verdict.mark as u8, work.owner);
         fast::judged(context, desk, hook);
     }
     C::ON
@@ -129,7 +133,8 @@ fn add(count: *mut fw_common::tables::Count, length: u32) {
     }
 }
 
-/// Writes an event, at most [`EVENTS_PER_SECOND`] on each CPU, from what the decision parsed.
+/// Records a drop, or observing one that would be, from what the decision has parsed. An event is written while this CPU's
+/// budget for the second lasts; what has none is counted.
 #[inline(always)]
 fn report<C: Context>(
     hook: Hook,
@@ -138,47 +143,47 @@ fn report<C: Context>(
     maps: &Maps<'_, C>,
     work: &Workspace,
 ) {
-    if !within_budget() {
+    let Some(budget) = EVENT_BUDGET.get_ptr_mut(0) else { return };
+    // SAFETY: as for the counters, the slot is this CPU's own and lives as long as the program.
+    let budget = unsafe { &mut *budget };
+    let second = now();
+    if budget.second != second {
+        budget.second = second;
+        budget.left = EVENT_RATE.get(0).map_or(EVENTS_PER_SECOND, |rate: &EventRate| rate.at(second));
+    }
+    if budget.left == 0 {
+        budget.missed += 1;
         return;
     }
+    budget.left -= 1;
     let Some(mut entry) = EVENTS.reserve_untyped::<Event>(0) else {
+        budget.missed += 1;
         return;
     };
     let packet = &work.packet;
-    entry.write(Event {
+    let event = entry.write(Event {
         // SAFETY: the helper takes no arguments and has no preconditions.
         time: unsafe { bpf_ktime_get_ns() },
+        missed: budget.missed,
         source: packet.source,
         destination: packet.destination,
         ifindex: arrival.ifindex,
         length: maps.context.length(),
         rule: verdict.rule,
+        // SAFETY: as above.
+        cpu: unsafe { bpf_get_smp_processor_id() } as u32,
         source_port: packet.source_port,
         destination_port: packet.destination_port,
         ethertype: arrival.ethertype,
+        captured: 0,
         proto: packet.protocol,
         hook: hook as u8,
         reason: verdict.reason as u8,
         observed: maps.settings().observe,
         detail: packet.icmp_type | packet.tcp_flags,
-        reserved: [0; 9],
+        reserved: [0; 3],
+        frame: [0; FRAME],
     });
+    event.captured = maps.context.frame(&mut event.frame);
     entry.submit(0);
-}
-
-#[inline(always)]
-fn within_budget() -> bool {
-    let Some(budget) = EVENT_BUDGET.get_ptr_mut(0) else {
-        return false;
-    };
-    let second = now();
-    // SAFETY: as for the counters, the slot is this CPU's own.
-    unsafe {
-        if (*budget).second != second {
-            (*budget).second = second;
-            (*budget).written = 0;
-        }
-        (*budget).written += 1;
-        (*budget).written <= EVENTS_PER_SECOND
-    }
 }

@@ -2,6 +2,8 @@
 //! what a packet means is decided in `fw_common::decide`.
 #![no_std]
 #![no_main]
+// For an addition that other CPUs see, of which the library has none for BPF.
+#![feature(asm_experimental_arch)]
 #![expect(
     missing_docs,
     unreachable_pub,
@@ -11,6 +13,7 @@
 mod action;
 mod fast;
 mod maps;
+mod observed;
 mod packet;
 
 use aya_ebpf::macros::{classifier, xdp};

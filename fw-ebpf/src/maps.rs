@@ -13,9 +13,10 @@ use fw_common::decide::Workspace;
 use fw_common::fast::{FastKey, FastPath, Generation, Pending};
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::tables::{
-    Bucket, BucketKey, BudgetPlace, Count, Daemon, Datagram, DatagramKey, DenyRule, Endpoint, Interface,
-    Limit, LinkKey, LocalAddress, LocalKey, Name, NameKey, Network, OutKey, OutRule, Port, PortKey, Present,
-    ReachKey, Route, Settings, Station, Subnet, Tables, Zones, capacity,
+    Bucket, BucketKey, BudgetPlace, Count, Daemon, Datagram, DatagramKey, DenyRule, Endpoint, EventBudget,
+    EventRate, Interface, Limit, LinkKey, LocalAddress, LocalKey, Name, NameKey, Network, Observed,
+    ObservedKey, OutKey, OutRule, Port, PortKey, Present, ReachKey, Route, Settings, Station, Subnet, Tables,
+    Zones, capacity,
 };
 use fw_common::wire::{Arrival, Plain};
 use fw_common::{Address, Mac};
@@ -76,10 +77,14 @@ pub(crate) static COUNTERS: PerCpuArray<Count, { capacity::COUNTERS as usize }> 
 #[btf_map(name = "rules")]
 pub(crate) static RULES: PerCpuArray<Count, { capacity::RULES as usize }> = PerCpuArray::new();
 #[btf_map(name = "event_budget")]
-pub(crate) static EVENT_BUDGET: PerCpuArray<Budget, 1> = PerCpuArray::new();
+pub(crate) static EVENT_BUDGET: PerCpuArray<EventBudget, 1> = PerCpuArray::new();
+#[btf_map(name = "event_rate")]
+pub(crate) static EVENT_RATE: Array<EventRate, 1> = Array::new();
 #[btf_map(name = "events")]
 // Typed `()`: aya-ebpf 0.2.1 declares value_size 0 beside the type, which libbpf refuses for any other.
 pub(crate) static EVENTS: RingBuf<(), { capacity::EVENTS }> = RingBuf::new();
+#[btf_map(name = "observed")]
+pub(crate) static OBSERVED: LruHashMap<ObservedKey, Observed, { capacity::OBSERVED }> = LruHashMap::new();
 
 #[btf_map(name = "generation")]
 pub(crate) static GENERATION: Array<Generation, 1> = Array::new();
@@ -119,13 +124,6 @@ pub(crate) struct Candidate {
     pub(crate) tuple: u64,
     /// Nanosecond of the monotonic clock at which it was seen first.
     pub(crate) since: u64,
-}
-
-/// Events that this CPU has written in this second.
-#[repr(C)]
-pub(crate) struct Budget {
-    pub(crate) second: u32,
-    pub(crate) written: u32,
 }
 
 /// The BPF maps as the tables that decisions ask.

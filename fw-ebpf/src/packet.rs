@@ -10,6 +10,7 @@ use aya_ebpf::helpers::generated::{
     bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
 };
 use aya_ebpf::programs::{TcContext, XdpContext};
+use fw_common::event::FRAME;
 use fw_common::wire::{Arrival, Audience, Bytes, Head, Rewritten, VlanTag};
 
 /// A packet as a program of one kind is given it.
@@ -27,6 +28,8 @@ pub(crate) trait Context: Bytes {
     fn set_mark(&self, mark: u32);
     /// Writes the container's number beside the packet, where packets have room for it.
     fn set_owner(&self, owner: u16);
+    /// Copies the first bytes, as many as there are and fit; how many.
+    fn frame(&self, into: &mut [u8; FRAME]) -> u16;
     /// The context as helpers want it.
     fn pointer(&self) -> *mut c_void;
     /// Payload bytes of the packets that this one will be cut into on its way out (GSO), 0 if it will not be.
@@ -108,6 +111,17 @@ impl Context for Skb {
     fn set_owner(&self, owner: u16) {
         // SAFETY: the context is the kernel's; the verifier rewrites the access.
         unsafe { (*self.context.skb.skb).tc_index = u32::from(owner) };
+    }
+
+    #[inline(always)]
+    fn frame(&self, into: &mut [u8; FRAME]) -> u16 {
+        let size = self.context.len().min(FRAME as u32);
+        if size == 0 {
+            return 0;
+        }
+        // SAFETY: the context is the kernel's, and `into` has room for `size` bytes.
+        let failed = unsafe { bpf_skb_load_bytes(self.pointer(), 0, into.as_mut_ptr().cast(), size) };
+        if failed == 0 { size as u16 } else { 0 }
     }
 
     #[inline(always)]
@@ -234,6 +248,20 @@ impl Context for Early {
 
     #[inline(always)]
     fn set_owner(&self, _owner: u16) {}
+
+    #[inline(always)]
+    fn frame(&self, into: &mut [u8; FRAME]) -> u16 {
+        // SAFETY: the context is the kernel's.
+        let length = unsafe { bpf_xdp_get_buff_len(self.context.ctx) };
+        // As for `head`.
+        let size = if length > FRAME as u64 { FRAME as u32 } else { length as u32 };
+        if size == 0 {
+            return 0;
+        }
+        // SAFETY: as for an skb.
+        let failed = unsafe { bpf_xdp_load_bytes(self.context.ctx, 0, into.as_mut_ptr().cast(), size) };
+        if failed == 0 { size as u16 } else { 0 }
+    }
 
     #[inline(always)]
     fn pointer(&self) -> *mut c_void {

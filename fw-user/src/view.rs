@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::tables::{Endpoint, NameKey, Prefix, Terms, egress, link_layer, name_kind, role, sources};
 use fw_common::wire::proto;
-use fw_common::{Address, Mac, flow};
+use fw_common::{Address, Hook, Mac, Reason, flow};
 use serde_json::{Map, Value, json};
 
 use crate::datapath::{DatapathError, Maps};
@@ -15,7 +15,7 @@ use crate::plan::State;
 pub type Row = Map<String, Value>;
 
 /// The tables that `fw table` prints.
-pub const TABLES: [&str; 21] = [
+pub const TABLES: [&str; 22] = [
     "settings",
     "interfaces",
     "subnets",
@@ -34,6 +34,7 @@ pub const TABLES: [&str; 21] = [
     "limits",
     "buckets",
     "datagrams",
+    "observed",
     "counters",
     "rules",
     "names",
@@ -48,6 +49,7 @@ pub fn rows(table: &str, maps: &Maps, now: u32) -> Result<Option<Vec<Row>>, Data
         "inbound_flows" => flows(maps.inbound_flows()?, Flow::is_forgotten, now),
         "buckets" => buckets(maps, &state, names)?,
         "datagrams" => datagrams(maps, now)?,
+        "observed" => observed(maps, &state, now)?,
         "counters" => counters(maps)?,
         "rules" => rules(maps, names)?,
         other => return Ok(rows_of(other, &state, names)),
@@ -484,6 +486,32 @@ fn datagrams(maps: &Maps, now: u32) -> Result<Vec<Row>, DatapathError> {
                 "proto": key.source.is_v4().then(|| protocol(key.proto)),
                 "mark": datagram.mark,
                 "age_seconds": now.saturating_sub(datagram.seen),
+            }))
+        })
+        .collect())
+}
+
+fn observed(maps: &Maps, state: &State, now: u32) -> Result<Vec<Row>, DatapathError> {
+    let names = Names { names: &state.names };
+    let observed = maps.observed()?.into_iter();
+    Ok(observed
+        .map(|(key, seen)| {
+            row(json!({
+                "source": key.source.to_string(),
+                "destination": key.destination.to_string(),
+                "proto": protocol(key.proto),
+                "port": (key.destination_port != 0).then_some(key.destination_port),
+                "icmp_type": matches!(key.proto, proto::ICMP | proto::ICMPV6).then_some(key.icmp_type),
+                "ethertype": format!("{:04x}", key.ethertype),
+                "hook": Hook::from_number(key.hook).map(Hook::name),
+                "ifindex": key.ifindex,
+                "reason": Reason::from_number(key.reason).map(Reason::name),
+                "rule": (key.rule != 0).then(|| names.of(name_kind::RULE, key.rule)),
+                "packets": seen.packets,
+                "bytes": seen.bytes,
+                "opening": seen.opening,
+                "first_seconds_ago": now.saturating_sub(seen.first_seen),
+                "last_seconds_ago": now.saturating_sub(seen.last_seen),
             }))
         })
         .collect())

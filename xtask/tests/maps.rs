@@ -51,6 +51,9 @@ fn bpftool_prints_named_fields_of_every_map() {
     let lan = ["network", "create", "-d", "macvlan", "-o", "parent=eth0", "--subnet", "198.18.0.0/24", "lan"];
     lab.docker(&lan).expect("a network on the uplink");
     lab.container("lan1", &["--network", "lan", "--ip", "198.18.0.70"]).expect("a container on it");
+    let daemon = lab.fw_run(&format!("mode = \"observe\"\n{POLICY}")).expect("fw");
+    assert!(lab.outside().script("busybox ping -c1 -W2 198.18.0.1").is_ok(), "what would be dropped passes");
+    daemon.terminate().expect("SIGTERM");
     let daemon = lab.fw_run(POLICY).expect("fw");
     assert!(town.at("a2").place.script("busybox ping -c1 -W2 198.18.0.2").is_ok(), "a flow goes out");
     assert!(lab.host().script("busybox ping -c1 -W2 -s3000 198.18.0.2").is_ok(), "fragments go out");

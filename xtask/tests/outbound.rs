@@ -5,6 +5,7 @@
 mod ground;
 
 use ground::Ground;
+use serde_json::{Value, json};
 use xtask::lab::{HOST, OUTSIDE, OUTSIDE6, ask};
 
 #[test]
@@ -47,6 +48,12 @@ fn the_host_opens_only_what_a_rule_holds() {
     let daemon = lab.fw_run(&observing).expect("fw");
     let would = ground.drops_during("uplink_egress", "out-not-allowed", || assert!(opens(444), "observing"));
     assert!(would > 0, "it is counted all the same");
+    let observed = lab.fw(&["table", "observed", "--json"]).expect("a table");
+    let observed: Vec<Value> = serde_json::from_str(&observed).expect("rows");
+    let of = |row: &&Value| row["port"] == 444 && row["destination"] == OUTSIDE.to_string();
+    let row = observed.iter().find(of).unwrap_or_else(|| panic!("it is kept by tuple: {observed:?}"));
+    assert_eq!((&row["reason"], &row["hook"]), (&json!("out-not-allowed"), &json!("uplink_egress")));
+    assert!(row["opening"].as_u64() >= Some(1) && row["packets"].as_u64() >= Some(would), "{row}");
     daemon.terminate().expect("SIGTERM");
     lab.fw_down().expect("fw down");
     assert!(opens(444) && asks(5001), "after fw down");

@@ -13,9 +13,10 @@ use fw_common::fast::Generation;
 use fw_common::flow::{Flow, FlowKey, counted, state};
 use fw_common::tables::memory::Memory;
 use fw_common::tables::{
-    Bucket, BucketKey, BudgetPlace, Count, Daemon, Datagram, DatagramKey, DenyRule, Endpoint, Interface,
-    Limit, LinkKey, LocalAddress, LocalKey, Name, NameKey, Network, OutKey, OutRule, Port, PortKey, Prefix,
-    Present, ReachKey, Settings, Station, Subnet, Zones, capacity, counter_index,
+    Bucket, BucketKey, BudgetPlace, Count, Daemon, Datagram, DatagramKey, DenyRule, Endpoint, EventBudget,
+    EventRate, Interface, Limit, LinkKey, LocalAddress, LocalKey, Name, NameKey, Network, Observed,
+    ObservedKey, OutKey, OutRule, Port, PortKey, Prefix, Present, ReachKey, Settings, Station, Subnet, Zones,
+    capacity, counter_index,
 };
 use fw_common::{ABI_VERSION, Address, Hook, Mac, Reason};
 
@@ -25,7 +26,7 @@ use crate::connections::Records;
 use crate::plan::{Place, State, Step};
 
 /// Every map, by the name of its pin.
-pub const MAP_NAMES: [&str; 29] = [
+pub const MAP_NAMES: [&str; 31] = [
     "settings",
     "interfaces",
     "subnets",
@@ -52,7 +53,9 @@ pub const MAP_NAMES: [&str; 29] = [
     "counters",
     "rules",
     "event_budget",
+    "event_rate",
     "events",
+    "observed",
     "generation",
     "fast_paths",
 ];
@@ -93,7 +96,10 @@ pub struct Maps {
     daemon: Array<MapData, Daemon>,
     counters: PerCpuArray<MapData, Count>,
     rules: PerCpuArray<MapData, Count>,
+    event_budget: PerCpuArray<MapData, EventBudget>,
+    event_rate: Array<MapData, EventRate>,
     events: RingBuf<MapData>,
+    observed: Hash<ObservedKey, Observed>,
     generation: Array<MapData, Generation>,
 }
 
@@ -156,7 +162,10 @@ impl Maps {
             daemon: typed(take("daemon")?, "daemon")?,
             counters: typed(take("counters")?, "counters")?,
             rules: typed(take("rules")?, "rules")?,
+            event_budget: typed(take("event_budget")?, "event_budget")?,
+            event_rate: typed(take("event_rate")?, "event_rate")?,
             events: typed(take("events")?, "events")?,
+            observed: typed(take("observed")?, "observed")?,
             generation: typed(take("generation")?, "generation")?,
         })
     }
@@ -234,6 +243,21 @@ impl Maps {
         entries(&self.budgets, "budgets")
     }
 
+    /// What `mode = "observe"` let pass although it would be dropped, by tuple; what the mode was since does not matter.
+    pub fn observed(&self) -> Result<BTreeMap<ObservedKey, Observed>, DatapathError> {
+        let size = size_of_map(&self.observed, "observed")?;
+        // As for flows, that it ends.
+        Ok(self.observed.iter().take(2 * size).flatten().collect())
+    }
+
+    /// Forgets what was observed.
+    pub fn clear_observed(&mut self) -> Result<(), DatapathError> {
+        for key in self.observed()?.keys() {
+            write(&mut self.observed, "observed", key, None)?;
+        }
+        Ok(())
+    }
+
     /// Records flows that are not there yet; what a hook has recorded meanwhile knows better. How many were new.
     pub fn seed(&mut self, records: &Records) -> Result<usize, DatapathError> {
         let mut new = 0;
@@ -249,10 +273,9 @@ impl Maps {
     /// The flows that a daemon has cut, and whose cut is not over at second `now` of the monotonic clock.
     pub fn cut(&self, now: u32) -> Result<Records, DatapathError> {
         let cut = |map: &Hash<FlowKey, Flow>, name, is_over: fn(&Flow, u8, u32) -> bool| {
-            let info = IterableMap::map(map).info();
-            let size = info.map_err(|source| failed(&format!("read the size of map {name}"), source))?;
+            let size = size_of_map(map, name)?;
             // Where packets write meanwhile some entries come twice, and under a flood there is no end: so it ends.
-            let all = map.iter().take(2 * size.max_entries() as usize).flatten();
+            let all = map.iter().take(2 * size).flatten();
             let cut = all.filter(|(key, flow)| flow.state == state::CUT && !is_over(flow, key.proto, now));
             Ok::<_, DatapathError>(cut.collect())
         };
@@ -364,6 +387,18 @@ impl Maps {
             }
         }
         taken
+    }
+
+    /// Drops of which no event tells, by CPU, since the maps were made.
+    pub fn missed_events(&self) -> Result<Vec<u64>, DatapathError> {
+        let budgets =
+            self.event_budget.get(&0, 0).map_err(|source| failed("read map event_budget", source))?;
+        Ok(budgets.iter().map(|budget| budget.missed).collect())
+    }
+
+    /// Has each CPU write so many events a second for a time.
+    pub fn set_event_rate(&mut self, rate: EventRate) -> Result<(), DatapathError> {
+        self.event_rate.set(0, rate, 0).map_err(|source| failed("write map event_rate", source))
     }
 
     /// What becomes readable when events are waiting.
@@ -583,6 +618,13 @@ pub type Drops = BTreeMap<(Hook, Reason), Count>;
 
 fn entries<K: Pod + Ord, V: Pod>(map: &Hash<K, V>, name: &str) -> Result<BTreeMap<K, V>, DatapathError> {
     map.iter().collect::<Result<_, _>>().map_err(|source| failed(&format!("read map {name}"), source))
+}
+
+/// How many entries a map has room for.
+fn size_of_map<K: Pod, V: Pod>(map: &Hash<K, V>, name: &str) -> Result<usize, DatapathError> {
+    let info = IterableMap::map(map).info();
+    let info = info.map_err(|source| failed(&format!("read the size of map {name}"), source))?;
+    Ok(info.max_entries() as usize)
 }
 
 fn prefixes<V: Pod>(map: &Trie<V>, name: &str) -> Result<BTreeMap<Prefix, V>, DatapathError> {

@@ -28,6 +28,8 @@ pub struct TableSizes {
     pub buckets: u32,
     /// Directions of connections that may take the fast path.
     pub fast_paths: u32,
+    /// Tuples that `mode = "observe"` let pass.
+    pub observed: u32,
 }
 
 /// A table whose size the policy says.
@@ -62,6 +64,7 @@ const SIZED: &[Sized] = &[
     Sized { key: "datagrams", maps: &["datagrams"], size: |of| &mut of.datagrams, bytes: HASH + 48 },
     Sized { key: "buckets", maps: &["buckets"], size: |of| &mut of.buckets, bytes: HASH + 32 },
     Sized { key: "fast_paths", maps: &["fast_paths"], size: |of| &mut of.fast_paths, bytes: HASH + 120 },
+    Sized { key: "observed", maps: &["observed"], size: |of| &mut of.observed, bytes: HASH + 80 },
 ];
 
 impl Default for TableSizes {
@@ -81,6 +84,7 @@ impl Default for TableSizes {
             datagrams: const { size(capacity::DATAGRAMS) },
             buckets: const { size(capacity::BUCKETS) },
             fast_paths: const { size(capacity::FAST_PATHS) },
+            observed: const { size(capacity::OBSERVED) },
         }
     }
 }

@@ -7,7 +7,9 @@ use bytemuck::Zeroable as _;
 use fw_common::decide::{Workspace, marked};
 use fw_common::flow::{Flow, FlowKey};
 use fw_common::tables::memory::Memory;
-use fw_common::tables::{Bucket, BucketKey, BudgetPlace, Count, Datagram, DatagramKey};
+use fw_common::tables::{
+    Bucket, BucketKey, BudgetPlace, Count, Datagram, DatagramKey, Observed, ObservedKey,
+};
 use fw_common::wire::Arrival;
 use fw_common::{Action, Address, Hook, Mark, Reason, Verdict, decide};
 use fw_user::datapath::{Drops, Maps, Programs, Seen};
@@ -72,7 +74,7 @@ pub(crate) struct Kernel {
 impl Kernel {
     /// Loads the programs in this thread's network namespace, to which `local` are local addresses.
     pub(crate) fn load(local: BTreeSet<Address>) -> Self {
-        let (mut programs, maps) = Programs::load(None, &[]).expect("the programs load");
+        let (mut programs, maps) = Programs::load(None, &[("observed", 1024)]).expect("the programs load");
         programs.load_early(Early::Native).expect("the program of XDP loads");
         Self { programs, maps, state: State::default(), local, reasons: Drops::new(), rules: BTreeMap::new() }
     }
@@ -101,6 +103,13 @@ impl Kernel {
             let seen = Seen { ifindex: *ifindex, ingress_ifindex: *ingress_ifindex, mark: *mark };
             self.programs.test_run_of(*hook, frame, seen, 1).expect("the kernel runs the program");
         }
+    }
+
+    /// What was let pass since it was asked for, although it would be dropped.
+    pub(crate) fn take_observed(&mut self) -> BTreeMap<ObservedKey, Observed> {
+        let observed = self.maps.observed().expect("what was observed can be read");
+        self.maps.clear_observed().expect("it can be cleared");
+        observed
     }
 
     /// The flows after the last batch.

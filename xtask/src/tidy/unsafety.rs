@@ -11,6 +11,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("fw-ebpf/src/main.rs", "name and section of the licence that the kernel reads"),
     ("fw-ebpf/src/maps.rs", "values in maps, and helpers that ask the FIB and the clock"),
     ("fw-ebpf/src/packet.rs", "bytes of the packet, and what the kernel knows about it"),
+    ("fw-ebpf/src/observed.rs", "additions to numbers that other CPUs add to"),
     ("fw-user/src/memory.rs", "a call of the C library that no crate has: to give memory back"),
     ("fw-user/src/netlink/socket.rs", "an option of netlink that no library has"),
     ("fw-user/build.rs", "a variable for the compiler of the kernel programs"),

@@ -201,7 +201,7 @@ xdp        auto: uplinks of hardware drop early in their driver, if it can
 fast path  off: every packet takes the way of the kernel's stack
 swarm      auto: the other nodes of a swarm that Docker is in reach what they need
 nat        docker: Docker writes the NAT rules
-tables     262144 flows, 32768 of one container; about 132 MB of kernel memory before anything is in them
+tables     262144 flows, 32768 of one container; about 142 MB of kernel memory before anything is in them
 mark       bits 24 and 25, mask 0x03000000
 
 deny   scanners  everything                 from scanners, before every allow
