@@ -11,6 +11,7 @@ use clap::Args;
 
 use crate::policy::{Policy, PolicyError};
 
+pub mod bans;
 pub mod check;
 pub mod confirm;
 pub mod down;
@@ -20,6 +21,7 @@ pub mod reload;
 pub mod run;
 pub mod status;
 pub mod table;
+pub(crate) mod time;
 
 /// Where maps and links are pinned.
 #[derive(Clone, Debug, Args)]

@@ -10,6 +10,7 @@ use std::os::unix::net;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
@@ -17,13 +18,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use crate::bans::Ban;
 use crate::difference::Counts;
 use crate::typed_on::Connection;
 
 /// Where the sockets lie.
 const FOLDER: &str = "/run/fw";
-/// A request is a line of at most so many bytes.
-const LONGEST: u64 = 4096;
+/// A request is a line of at most so many bytes: a list of a million bans has less.
+const LONGEST: u64 = 64 << 20;
 /// How long a client may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a client waits for an answer: a pass waits for Docker and for locks on iptables.
@@ -51,6 +53,36 @@ pub enum Request {
     },
     /// Say whether a policy waits to be confirmed.
     Waiting,
+    /// Shut these sources out.
+    Ban {
+        /// Who.
+        prefixes: Vec<IpNet>,
+        /// For so many seconds; until it is lifted, if none are given.
+        seconds: Option<u64>,
+        /// What the reason is.
+        why: Option<String>,
+        /// The connection that this is typed on.
+        typed_on: Option<Connection>,
+        /// Also if that shuts out the one who asks, or this host.
+        force: bool,
+    },
+    /// Let these sources be what the policy says again.
+    Unban {
+        /// Who.
+        prefixes: Vec<IpNet>,
+    },
+    /// Say who is banned.
+    Bans,
+}
+
+impl Request {
+    /// Whether it waits for neither Docker nor iptables.
+    fn is_urgent(&self) -> bool {
+        match self {
+            Self::Ban { .. } | Self::Unban { .. } | Self::Bans => true,
+            Self::Reload { .. } | Self::Confirm { .. } | Self::Waiting => false,
+        }
+    }
 }
 
 /// What is answered.
@@ -87,6 +119,31 @@ pub enum Answer {
     Waiting {
         /// Seconds until the policy before comes back; `None` if none waits.
         seconds: Option<u64>,
+    },
+    /// They are banned, and it is in force.
+    Banned {
+        /// How many were not banned before.
+        new: usize,
+        /// How many were: for the longer of both times.
+        known: usize,
+        /// Why they would not outlive a restart.
+        unkept: Option<String>,
+        /// The policy observes: what they send is counted, and passes.
+        observing: bool,
+    },
+    /// They are not banned, and it is in force.
+    Unbanned {
+        /// Those that were.
+        lifted: Vec<IpNet>,
+        /// Those that were not.
+        unknown: Vec<IpNet>,
+        /// Why a restart would ban them again.
+        unkept: Option<String>,
+    },
+    /// Who is banned.
+    Bans {
+        /// By prefix.
+        bans: Vec<Ban>,
     },
 }
 
@@ -164,14 +221,23 @@ pub struct Asked {
     pub answer: oneshot::Sender<Answer>,
 }
 
+/// Where requests go.
+#[derive(Clone, Debug)]
+struct Senders {
+    asked: mpsc::Sender<Asked>,
+    /// Those that wait for nothing, lest a ban wait for a Docker that hangs.
+    urgent: mpsc::Sender<Asked>,
+}
+
 /// The daemon's end: requests come out here, one after the other.
 #[derive(Debug)]
 pub struct Control {
     pins: PathBuf,
     bound: Bound,
     /// Given to each socket that takes the place of one that is gone.
-    sender: mpsc::Sender<Asked>,
+    senders: Senders,
     asked: mpsc::Receiver<Asked>,
+    urgent: mpsc::Receiver<Asked>,
     deadline: watch::Sender<Option<Instant>>,
 }
 
@@ -188,10 +254,12 @@ impl Control {
     /// Listens for the daemon that pins in this directory, and that holds its lock; what a killed one left is replaced.
     pub fn listen(pins: &Path) -> Result<Self, ControlError> {
         // Twenty may ask at once; who comes when the queue is full waits.
-        let (sender, asked) = mpsc::channel(16);
+        let (to_asked, asked) = mpsc::channel(16);
+        let (to_urgent, urgent) = mpsc::channel(16);
+        let senders = Senders { asked: to_asked, urgent: to_urgent };
         let (deadline, _) = watch::channel(None);
-        let bound = Bound::new(pins, &sender, &deadline)?;
-        Ok(Self { pins: pins.to_owned(), bound, sender, asked, deadline })
+        let bound = Bound::new(pins, &senders, &deadline)?;
+        Ok(Self { pins: pins.to_owned(), bound, senders, asked, urgent, deadline })
     }
 
     /// Listens anew if the socket is not where it is looked for: somebody has removed it, or the pins lie on another bpffs.
@@ -200,13 +268,23 @@ impl Control {
         if socket(&self.pins).is_ok_and(|path| path == self.bound.path) && self.bound.stands() {
             return Ok(false);
         }
-        self.bound = Bound::new(&self.pins, &self.sender, &self.deadline)?;
+        self.bound = Bound::new(&self.pins, &self.senders, &self.deadline)?;
         Ok(true)
     }
 
     /// The next request; none ever comes if nobody can ask any more.
     pub async fn next(&mut self) -> Asked {
-        match self.asked.recv().await {
+        // Both stay open as long as this does, for it has a sender of each.
+        tokio::select! {
+            biased;
+            Some(asked) = self.urgent.recv() => asked,
+            Some(asked) = self.asked.recv() => asked,
+        }
+    }
+
+    /// The next request that waits for nothing.
+    pub async fn next_urgent(&mut self) -> Asked {
+        match self.urgent.recv().await {
             Some(asked) => asked,
             None => std::future::pending().await,
         }
@@ -221,7 +299,7 @@ impl Control {
 impl Bound {
     fn new(
         pins: &Path,
-        sender: &mpsc::Sender<Asked>,
+        senders: &Senders,
         deadline: &watch::Sender<Option<Instant>>,
     ) -> Result<Self, ControlError> {
         let path = socket(pins)
@@ -229,7 +307,7 @@ impl Bound {
         let bound = bind(&path).and_then(|listener| Ok((listener, identity(&path)?)));
         let (listener, identity) =
             bound.map_err(|source| ControlError::Socket { path: path.clone(), source })?;
-        let accepting = tokio::spawn(serve(listener, sender.clone(), deadline.subscribe()));
+        let accepting = tokio::spawn(serve(listener, senders.clone(), deadline.subscribe()));
         Ok(Self { path, identity, accepting })
     }
 
@@ -269,17 +347,13 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn serve(
-    listener: UnixListener,
-    asked: mpsc::Sender<Asked>,
-    deadline: watch::Receiver<Option<Instant>>,
-) {
+async fn serve(listener: UnixListener, senders: Senders, deadline: watch::Receiver<Option<Instant>>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (asked, deadline) = (asked.clone(), deadline.clone());
+                let (senders, deadline) = (senders.clone(), deadline.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = converse(stream, &asked, &deadline).await {
+                    if let Err(error) = converse(stream, &senders, &deadline).await {
                         tracing::debug!(%error, "a client of the control socket has gone");
                     }
                 });
@@ -296,7 +370,7 @@ async fn serve(
 /// One request, one answer.
 async fn converse(
     mut stream: UnixStream,
-    asked: &mpsc::Sender<Asked>,
+    senders: &Senders,
     deadline: &watch::Receiver<Option<Instant>>,
 ) -> io::Result<()> {
     let (reader, mut writer) = stream.split();
@@ -307,7 +381,8 @@ async fn converse(
         Ok(Request::Waiting) => Answer::Waiting { seconds: deadline.borrow().map(seconds_until) },
         Ok(request) => {
             let (answer, answered) = oneshot::channel();
-            asked.send(Asked { request, answer }).await.map_err(io::Error::other)?;
+            let queue = if request.is_urgent() { &senders.urgent } else { &senders.asked };
+            queue.send(Asked { request, answer }).await.map_err(io::Error::other)?;
             answered.await.unwrap_or_else(|_| Answer::Failed { message: "the daemon is ending".to_owned() })
         }
         Err(error) => Answer::Declined {

@@ -20,10 +20,12 @@ use crate::plan::{HookPoint, State, Step};
 use crate::policy::{
     Egress, Fallback, FastPath, HostAccess, Mode, NatOwner, Policy, Spoofing, TableSizes, table_prefixes,
 };
+pub use bans::{banned_in, in_tables};
 pub use labels::Labelled;
 pub use swarm::SwarmRules;
 use zones::Zones;
 
+mod bans;
 mod labels;
 mod lan;
 mod nat;
@@ -112,6 +114,8 @@ pub struct Prepared {
     swarm: SwarmRules,
     sources: Shared<BTreeMap<Prefix, tables::Zones>>,
     denied: Shared<BTreeMap<Prefix, DenyRule>>,
+    /// What of the policy's denials bans stand in for.
+    covered: bans::Covered,
     /// How many of `sources` and of `denied` are single addresses.
     hosts: (usize, usize),
 }
@@ -140,7 +144,8 @@ impl Prepared {
             denied.keys().filter(|prefix| single(prefix.bits)).count(),
         );
         let (labelled, swarm) = (labelled.clone(), swarm.clone());
-        Ok(Self { zones, rules, labelled, swarm, sources: sources.into(), denied: denied.into(), hosts })
+        let (sources, denied, covered) = (sources.into(), denied.into(), BTreeMap::new());
+        Ok(Self { zones, rules, labelled, swarm, sources, denied, covered, hosts })
     }
 
     /// Whether the numbers would be the same with what is in force now, with these labels and this swarm.
@@ -156,10 +161,11 @@ impl Prepared {
     }
 }
 
-/// What should be in force, given what is.
+/// What should be in force, given what is: bans among it stay.
 pub fn desired(policy: &Policy, inventory: &Inventory, current: &State) -> Result<Desired, DesiredError> {
     let labelled = Labelled::new(policy, inventory);
     let prepared = Prepared::beside(policy, &labelled, &SwarmRules::new(policy, inventory), current)?;
+    let prepared = prepared.banning(banned_in(current), current)?;
     desired_with(policy, inventory, current, &prepared, labelled)
 }
 

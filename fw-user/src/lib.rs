@@ -1,5 +1,6 @@
 //! fw, the library behind the binary.
 
+pub mod bans;
 pub mod commands;
 pub mod connections;
 pub mod conntrack;

@@ -31,6 +31,12 @@ enum Command {
     Table(commands::table::Options),
     /// Follow dropped packets, with names
     Monitor(commands::monitor::Options),
+    /// Shut sources out, for a time or until `fw unban`
+    Ban(commands::bans::NewBan),
+    /// End bans
+    Unban(commands::bans::Unban),
+    /// List the bans
+    Bans(commands::bans::Bans),
     /// Take everything away: rules, programs, pins; Docker's own rules are in force again
     Down(commands::down::Options),
 }
@@ -46,6 +52,9 @@ fn main() -> ExitCode {
         Command::Status(options) => commands::status::run(&options),
         Command::Table(options) => commands::table::run(&options),
         Command::Monitor(options) => commands::monitor::run(&options),
+        Command::Ban(options) => commands::bans::ban(options),
+        Command::Unban(options) => commands::bans::unban(&options),
+        Command::Bans(options) => commands::bans::list(&options),
         Command::Down(options) => commands::down::run(&options),
     };
     match outcome {

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 pub use describe::describe;
 pub use docker::swarm_rule;
 pub use ports::PortRange;
-pub use prefix::table_prefixes;
+pub use prefix::{parse as parse_prefix, shown as shown_prefix, table_prefixes};
 pub use problem::{PolicyError, Problem};
 pub use summary::Summary;
 pub use tables::TableSizes;
@@ -42,6 +42,9 @@ mod tests;
 
 /// How many sets the `[[allow]]` rules and `egress` may use together: each is one bit of a 64-bit mask in the tables.
 pub const MAX_ZONES: usize = 64;
+
+/// The name of the rule that stands for bans; no rule of a file may have it.
+pub const BAN_RULE: &str = "ban";
 
 /// A valid policy. The default is what an empty file means: enforce, and nothing is allowed in.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

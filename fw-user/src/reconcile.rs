@@ -9,9 +9,12 @@ use fw_common::tables::Daemon;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
-use crate::control::Control;
+use crate::bans::{Bans, Store, wall_clock};
+use crate::control::{Asked, Control};
 use crate::datapath::{Datapath, DatapathError};
-use crate::desired::{Desired, DesiredError, Labelled, Prepared, SwarmRules, desired_with, newcomer};
+use crate::desired::{
+    Desired, DesiredError, Labelled, Prepared, SwarmRules, desired_with, in_tables, newcomer,
+};
 use crate::docker::{Docker, DockerError, DockerSnapshot, Events, Membership};
 use crate::handover::Standing;
 use crate::inventory::{Evidence, Inventory, believe, with_bridges};
@@ -22,6 +25,7 @@ use crate::plan::{State, Step, plan};
 use crate::policy::Policy;
 
 mod backstop;
+mod bans;
 mod control;
 mod fast_path;
 mod foreseen;
@@ -32,7 +36,7 @@ mod spent;
 mod takeover;
 mod uplinks;
 
-use control::{Candidate, Judged, Trial, asked, until};
+use control::{Candidate, Judged, Trial, asked, until, urgent};
 pub use foreseen::beside_maps;
 use handed::HandOver;
 use spent::{Part, Spent};
@@ -75,6 +79,9 @@ pub enum PassError {
     /// A map or hook cannot be read or written.
     #[error(transparent)]
     Datapath(#[from] DatapathError),
+    /// A ban came while the policy did not fit the host.
+    #[error("the policy does not fit this host, as the daemon's log says")]
+    Unprepared,
     /// What was written is not what is read.
     #[error(
         "what is in the maps is not what was written ({what}); another program writes them, or the kernel is broken: \
@@ -100,8 +107,14 @@ pub struct Reconciler {
     trial: Option<Trial>,
     /// What a person asks comes in here.
     control: Option<Control>,
-    /// What follows from the policy alone.
+    /// What follows from the policy and the bans alone.
     prepared: Option<Prepared>,
+    /// Who is banned.
+    bans: Bans,
+    /// Where that is kept.
+    kept_bans: Store,
+    /// What bans have still to cut.
+    to_cut: bans::ToCut,
     docker: Docker,
     /// What Docker said last.
     said_docker: Option<DockerSnapshot>,
@@ -163,8 +176,15 @@ impl Reconciler {
             made_directory: u8::from(made_directory),
             ..bytemuck::Zeroable::zeroed()
         };
+        let (kept_bans, bans, note) = Store::open(&policy_file, wall_clock());
+        if let Some(note) = note {
+            tracing::error!("{note}");
+        }
         Self {
             policy_file,
+            bans,
+            kept_bans,
+            to_cut: bans::ToCut::default(),
             policy: read.policy.clone(),
             read,
             candidate: None,
@@ -248,6 +268,7 @@ impl Reconciler {
         self.watch = Some(watch);
         loop {
             let trial_ends = self.deadline();
+            let (bans_end, cut_at) = (self.bans_end(), self.to_cut.when());
             let wake = tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
@@ -262,6 +283,14 @@ impl Reconciler {
                 () = until(trial_ends) => {
                     self.take_back();
                     Wake::Everything
+                }
+                () = until(bans_end) => {
+                    self.end_bans();
+                    continue;
+                }
+                () = until(cut_at) => {
+                    self.cut_banned();
+                    continue;
                 }
                 _ = tick.tick() => {
                     if self.watch.is_none() {
@@ -305,6 +334,7 @@ impl Reconciler {
             }
             if wake == Wake::Everything {
                 self.keep_listening();
+                self.keep_bans();
             }
             self.beside(sleep(REST)).await;
         }
@@ -313,15 +343,20 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Waits for `work`, and hooks newcomers meanwhile: neither Docker's answer nor a lock on iptables keeps a port open.
+    /// Waits for `work`, and hooks newcomers and bans meanwhile: neither Docker's answer nor a lock on iptables keeps a
+    /// port open, or a source.
     async fn beside<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work);
         loop {
-            let changed = tokio::select! {
+            let bans_end = self.bans_end();
+            tokio::select! {
                 done = &mut work => return done,
-                changed = changed(&mut self.watch) => changed,
-            };
-            self.welcome(&changed);
+                changed = changed(&mut self.watch) => self.welcome(&changed),
+                Asked { request, answer } = urgent(&mut self.control) => {
+                    drop(answer.send(self.answer_ban(request)));
+                }
+                () = until(bans_end) => self.end_bans(),
+            }
         }
     }
 
@@ -458,6 +493,7 @@ impl Reconciler {
             let labelled = Labelled::new(policy, &inventory);
             let swarm = SwarmRules::new(policy, &inventory);
             let fitting = Prepared::beside(policy, &labelled, &swarm, current).and_then(|prepared| {
+                let prepared = prepared.banning(in_tables(self.bans.prefixes()), current)?;
                 Ok((desired_with(policy, &inventory, current, &prepared, labelled)?, prepared))
             });
             if let Some(wanted) = self.judge(candidate, fitting, current) {
@@ -470,7 +506,8 @@ impl Reconciler {
         let prepared =
             match self.prepared.take().filter(|prepared| prepared.is_of(current, &labelled, &swarm)) {
                 Some(prepared) => prepared,
-                None => Prepared::beside(&self.policy, &labelled, &swarm, current)?,
+                None => Prepared::beside(&self.policy, &labelled, &swarm, current)?
+                    .banning(in_tables(self.bans.prefixes()), current)?,
             };
         let wanted = desired_with(&self.policy, &inventory, current, &prepared, labelled);
         self.prepared = Some(prepared);

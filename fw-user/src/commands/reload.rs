@@ -81,7 +81,12 @@ pub(super) fn failure(answer: Answer) -> Failure {
         Answer::Declined { message } | Answer::Failed { message } => {
             Failure::Failed(anyhow::Error::msg(message))
         }
-        Answer::Applied { .. } | Answer::Confirmed | Answer::Waiting { .. } => {
+        Answer::Applied { .. }
+        | Answer::Confirmed
+        | Answer::Waiting { .. }
+        | Answer::Banned { .. }
+        | Answer::Unbanned { .. }
+        | Answer::Bans { .. } => {
             Failure::Failed(anyhow::anyhow!("the daemon answered something else; is it of another version?"))
         }
     }

@@ -109,6 +109,7 @@ fn failure(error: PassError) -> Failure {
         PassError::Netlink(_)
         | PassError::Docker(_)
         | PassError::Datapath(_)
+        | PassError::Unprepared
         | PassError::ReadBack { .. } => Failure::Failed(error.into()),
     }
 }

@@ -12,8 +12,8 @@ use super::problem::{Problems, nearest};
 use super::section::{Item, Section};
 use super::words::Proto;
 use super::{
-    Allow, Deny, MAX_ZONES, Marks, Origin, Policy, PolicyError, Set, SetName, Sources, TableSizes, docker,
-    ports, prefix, set_file, uplink,
+    Allow, BAN_RULE, Deny, MAX_ZONES, Marks, Origin, Policy, PolicyError, Set, SetName, Sources, TableSizes,
+    docker, ports, prefix, set_file, uplink,
 };
 
 /// The longest name of a rule, set or static network, in characters.
@@ -219,6 +219,11 @@ impl Parser<'_> {
             let message = format!(
                 "rule `{name}` would be taken for what [docker] `swarm` lets in; expected another name"
             );
+            self.problems.at(&span, message);
+        }
+        if name == BAN_RULE {
+            let message =
+                format!("rule `{name}` would be taken for what `fw ban` bans; expected another name");
             self.problems.at(&span, message);
         }
         if let Some(first) = self.rules.get(&name) {

@@ -11,7 +11,7 @@ const MAPPED_LEN: u8 = 96;
 const MAPPED: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0);
 
 /// Reads a prefix or a bare address, which is a prefix of one; the error says what was expected.
-pub(super) fn parse(text: &str) -> Result<IpNet, String> {
+pub fn parse(text: &str) -> Result<IpNet, String> {
     let prefix = match text.parse::<IpAddr>() {
         Ok(address) => IpNet::from(address),
         Err(_) => text.parse::<IpNet>().map_err(|_| not_a_prefix(text))?,
@@ -33,7 +33,7 @@ pub(super) fn parse(text: &str) -> Result<IpNet, String> {
 }
 
 /// The prefix as operators write it: a prefix of one address is the bare address.
-pub(super) fn shown(prefix: &IpNet) -> String {
+pub fn shown(prefix: &IpNet) -> String {
     if prefix.prefix_len() == prefix.max_prefix_len() {
         prefix.addr().to_string()
     } else {

@@ -239,6 +239,9 @@ impl Reconciler {
             }
             Request::Confirm { typed_on, force } => self.confirm(typed_on, force),
             Request::Waiting => Answer::Waiting { seconds: self.seconds_left() },
+            request @ (Request::Ban { .. } | Request::Unban { .. } | Request::Bans) => {
+                self.answer_ban(request)
+            }
         };
         // Whoever has gone without waiting wanted it all the same.
         drop(asked.answer.send(answer));
@@ -330,6 +333,14 @@ impl Reconciler {
 pub(super) async fn asked(control: &mut Option<Control>) -> Asked {
     match control {
         Some(control) => control.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the next request that waits for nothing.
+pub(super) async fn urgent(control: &mut Option<Control>) -> Asked {
+    match control {
+        Some(control) => control.next_urgent().await,
         None => std::future::pending().await,
     }
 }

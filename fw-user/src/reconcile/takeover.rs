@@ -1,9 +1,11 @@
 //! Connections that are older than what is in force: taken over when hooks are put on, cut when the policy lets them be
 //! no more.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use fw_common::Hook;
+use fw_common::tables::Prefix;
+use fw_common::tables::memory::{Memory, Shared, longest};
+use fw_common::{Address, Hook};
 
 use super::{Reconciler, chain, monotonic_seconds};
 use crate::connections::{self, Records};
@@ -83,17 +85,53 @@ impl Reconciler {
     }
 
     fn try_cut(&mut self, before: &State, state: &State, kept: &BTreeSet<Tuple>) -> Result<usize, Failed> {
-        let maps = self.datapath.maps();
-        // Allowed again: what was cut may go on at once, whichever daemon has cut it.
+        self.lift_cut(state)?;
+        let mut connections = conntrack::snapshot()?;
+        connections.retain(|connection| !kept.contains(&connection.original));
+        self.sever(before, state, &connections)
+    }
+
+    /// Cuts what those connections still let be that were opened by or to these peers, who are denied by now.
+    pub(super) fn cut_those_of(&mut self, peers: &BTreeSet<Prefix>, state: &State) {
+        match self.try_cut_those_of(peers, state) {
+            Ok(0) => {}
+            Ok(cut) => tracing::info!(connections = cut, "cut the connections of who is banned"),
+            Err(error) => self.say(&[format!(
+                "connections of who is banned end only by themselves, for nothing comes in on them: {}",
+                chain(&error)
+            )]),
+        }
+    }
+
+    fn try_cut_those_of(&mut self, peers: &BTreeSet<Prefix>, state: &State) -> Result<usize, Failed> {
+        self.lift_cut(state)?;
+        if peers.is_empty() {
+            return Ok(0);
+        }
+        let peers: BTreeMap<Prefix, ()> = peers.iter().map(|prefix| (*prefix, ())).collect();
+        let is_peer = |address: &Address| longest(&peers, address).is_some();
+        let mut connections = conntrack::snapshot()?;
+        connections
+            .retain(|connection| is_peer(&connection.original.source) || is_peer(&connection.reply.source));
+        // What another rule denies as well is nobody's to keep, either.
+        let undenied = Memory { denied: Shared::default(), ..state.tables.clone() };
+        self.sever(&State { tables: undenied, ..state.clone() }, state, &connections)
+    }
+
+    /// Allowed again: what was cut may go on at once, whichever daemon has cut it.
+    fn lift_cut(&mut self, state: &State) -> Result<(), Failed> {
         if self.has_cut {
+            let maps = self.datapath.maps();
             let cut = maps.cut(now())?;
             maps.lift(&connections::lifted(state, &cut))?;
             self.has_cut = cut != Records::default();
         }
+        Ok(())
+    }
 
-        let mut connections = conntrack::snapshot()?;
-        connections.retain(|connection| !kept.contains(&connection.original));
-        let cut = connections::cut(before, state, &connections);
+    /// Cuts those of these connections that could be opened before and cannot be now.
+    fn sever(&mut self, before: &State, state: &State, connections: &[Connection]) -> Result<usize, Failed> {
+        let cut = connections::cut(before, state, connections);
         let connections = || cut.iter().map(|cut| &cut.connection);
         let Records { outward, inbound } = connections::severed(state, connections(), now());
         let maps = self.datapath.maps();

@@ -1,0 +1,291 @@
+//! Bans as they are asked for: in force at once, kept, and over in time.
+//!
+//! A ban is written into the map by itself, whatever a pass waits for; the next pass finds it among what is desired.
+//! Then the connections of whoever is banned are cut, as a `[[deny]]` rule does when it is read.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fw_common::tables::Prefix;
+use fw_common::tables::memory::{Memory, Shared};
+use ipnet::IpNet;
+use tokio::time::Instant;
+
+use super::{PERIOD, PassError, Reconciler, chain};
+use crate::bans::{Ban, Change, wall_clock};
+use crate::control::{Answer, Request};
+use crate::desired::in_tables;
+use crate::plan::Step;
+use crate::policy::{Mode, shown_prefix};
+use crate::typed_on::Connection;
+
+/// Between two looks at the connections for such as are to be cut: the kernel may know a million of them.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What a prefix of the loopback device's holds.
+const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+
+/// Whose connections are to be cut.
+#[derive(Debug, Default)]
+pub(super) struct ToCut {
+    banned: BTreeSet<IpNet>,
+    /// Some are not banned any more.
+    lifted: bool,
+    /// When connections were looked at last.
+    last: Option<Instant>,
+}
+
+impl ToCut {
+    /// When to look; never if there is nothing to do.
+    pub(super) fn when(&self) -> Option<Instant> {
+        let due = self.lifted || !self.banned.is_empty();
+        due.then(|| self.last.map_or_else(Instant::now, |last| last + LOOK))
+    }
+}
+
+impl Reconciler {
+    /// Does what is asked about bans; waits for nothing.
+    pub(super) fn answer_ban(&mut self, request: Request) -> Answer {
+        match request {
+            Request::Ban { prefixes, seconds, why, typed_on, force } => {
+                let guarded = if force { Ok(()) } else { self.guard(&prefixes, typed_on) };
+                let asked = |prefix| {
+                    // The second that has begun is not counted: a ban is never shorter than was asked for.
+                    let now = wall_clock();
+                    let until = seconds.map(|seconds| now.saturating_add(1).saturating_add(seconds));
+                    Ban { prefix, since: now, until, why: why.clone() }
+                };
+                match guarded {
+                    Ok(()) => self.ban(prefixes.into_iter().map(asked).collect()),
+                    Err(message) => Answer::Declined { message },
+                }
+            }
+            Request::Unban { prefixes } => self.unban(&prefixes),
+            Request::Bans => Answer::Bans { bans: self.bans.iter().cloned().collect() },
+            Request::Reload { .. } | Request::Confirm { .. } | Request::Waiting => {
+                Answer::Failed { message: "this is no request about bans".to_owned() }
+            }
+        }
+    }
+
+    /// Why these had better not be banned.
+    fn guard(&self, prefixes: &[IpNet], typed_on: Option<Connection>) -> Result<(), String> {
+        let tables = self.believed.as_ref().map(|believed| &believed.tables);
+        let local = tables.into_iter().flat_map(|tables| &tables.local_addresses);
+        let own: Vec<IpAddr> = local
+            .filter(|(_, local)| local.broadcast == 0)
+            .map(|(key, _)| IpAddr::from(key.address))
+            .collect();
+        let inside = |prefix: &IpNet| {
+            let around = |subnet: &Prefix| {
+                in_tables([prefix]).all(|it| it.bits >= subnet.bits && subnet.holds(&it.address))
+            };
+            tables.is_some_and(|tables| tables.subnets.keys().any(around))
+        };
+        let peer = typed_on.map(|connection| connection.peer.ip());
+        for prefix in prefixes {
+            let holds = |address: &&IpAddr| prefix.contains(*address);
+            let why = if prefix.prefix_len() == 0 {
+                "is everybody; a policy without rules lets nobody in".to_owned()
+            } else if let Some(peer) = peer.as_ref().filter(holds) {
+                format!("holds {peer}, from where you type")
+            } else if prefix.addr().is_loopback() || LOOPBACK.iter().any(|address| holds(&address)) {
+                "holds addresses of the loopback device, from which nobody comes in".to_owned()
+            } else if let Some(own) = own.iter().find(holds) {
+                format!("holds {own}, an address of this host")
+            } else if inside(prefix) {
+                "lies in a network of this host's containers, and bans are for what comes from outside"
+                    .to_owned()
+            } else {
+                continue;
+            };
+            let prefix = shown_prefix(prefix);
+            return Err(format!("{prefix} {why}. Nobody was banned; `--force` does it all the same"));
+        }
+        Ok(())
+    }
+
+    fn ban(&mut self, asked: Vec<Ban>) -> Answer {
+        if let Err(message) = self.room(&asked) {
+            return Answer::Declined { message };
+        }
+        let (mut new, mut known, mut changes) = (Vec::new(), 0, Vec::new());
+        for ban in asked {
+            let prefix = ban.prefix;
+            let before = self.bans.get(&prefix).cloned();
+            let after = self.bans.put(ban);
+            match &before {
+                Some(_) => known += 1,
+                None => new.push(prefix),
+            }
+            changes.extend((before.as_ref() != Some(after)).then(|| Change::Ban(after.clone())));
+        }
+        let in_force = self.enforce_bans(&new);
+        let unkept = self.keep_changes(&changes);
+        if let Err(error) = in_force {
+            return self.not_in_force(&error);
+        }
+        if !new.is_empty() {
+            let first = new.first().map(shown_prefix);
+            tracing::info!(sources = new.len(), first, "banned");
+        }
+        let count = new.len();
+        self.to_cut.banned.extend(new);
+        Answer::Banned { new: count, known, unkept, observing: self.policy.mode == Mode::Observe }
+    }
+
+    fn unban(&mut self, prefixes: &[IpNet]) -> Answer {
+        let (lifted, unknown): (Vec<IpNet>, Vec<IpNet>) =
+            prefixes.iter().partition(|prefix| self.bans.lift(prefix).is_some());
+        let in_force = self.lift_bans(&lifted);
+        let changes: Vec<Change> = lifted.iter().copied().map(Change::Lift).collect();
+        let unkept = self.keep_changes(&changes);
+        if let Err(error) = in_force {
+            return self.not_in_force(&error);
+        }
+        if !lifted.is_empty() {
+            let first = lifted.first().map(shown_prefix);
+            tracing::info!(sources = lifted.len(), first, "banned no more");
+        }
+        Answer::Unbanned { lifted, unknown, unkept }
+    }
+
+    fn not_in_force(&mut self, error: &PassError) -> Answer {
+        self.failed(error);
+        let why = chain(error);
+        let message = format!("not in force as a whole, the daemon tries again with its next pass: {why}");
+        Answer::Failed { message }
+    }
+
+    /// When the next ban is over.
+    pub(super) fn bans_end(&self) -> Option<Instant> {
+        let end = UNIX_EPOCH + Duration::from_secs(self.bans.next_end()?);
+        // The wall clock may be set meanwhile: this is asked anew at least at each full pass.
+        let left = end.duration_since(SystemTime::now()).unwrap_or_default();
+        Some(Instant::now() + left.min(PERIOD))
+    }
+
+    /// Ends the bans whose time is over.
+    pub(super) fn end_bans(&mut self) {
+        let over: Vec<IpNet> = self.bans.end(wall_clock()).into_iter().map(|ban| ban.prefix).collect();
+        if over.is_empty() {
+            return;
+        }
+        match self.lift_bans(&over) {
+            Ok(()) => {
+                let first = over.first().map(shown_prefix);
+                tracing::info!(sources = over.len(), first, "bans are over");
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    /// Writes the file of bans if that has failed before.
+    pub(super) fn keep_bans(&mut self) {
+        if self.kept_bans.is_stale()
+            && let Some(why) = self.keep_changes(&[])
+        {
+            self.say(&[why]);
+        }
+    }
+
+    /// Why the changes would not outlive a restart, if so.
+    fn keep_changes(&mut self, changes: &[Change]) -> Option<String> {
+        if changes.is_empty() && !self.kept_bans.is_stale() {
+            return None;
+        }
+        let error = self.kept_bans.write(changes, &self.bans).err()?;
+        let path = self.kept_bans.path().display();
+        Some(format!("a restart would not know the bans of now: cannot write {path}: {error}"))
+    }
+
+    /// Cuts the connections of whoever was banned, and lets those go on that a ban had cut.
+    pub(super) fn cut_banned(&mut self) {
+        self.to_cut.last = Some(Instant::now());
+        // In doubt about what is in force nothing is cut; a pass is due.
+        let Some(state) = self.believed.clone() else { return };
+        self.to_cut.lifted = false;
+        let banned = std::mem::take(&mut self.to_cut.banned);
+        let banned = banned.into_iter().filter(|prefix| self.bans.holds(prefix)).collect::<BTreeSet<_>>();
+        self.cut_those_of(&in_tables(&banned).collect(), &state);
+    }
+
+    /// Whether the tables have room for them.
+    fn room(&self, asked: &[Ban]) -> Result<(), String> {
+        let Some(prepared) = &self.prepared else { return Ok(()) };
+        let new: BTreeSet<&IpNet> =
+            asked.iter().map(|ban| &ban.prefix).filter(|prefix| !self.bans.holds(prefix)).collect();
+        let hosts = in_tables(new.iter().copied()).filter(|prefix| prefix.bits == 128).count();
+        let prefixes = in_tables(new).count() - hosts;
+        let (denied_hosts, denied) = prepared.denials();
+        let sizes = &self.policy.tables;
+        for (needed, room, table, key) in [
+            (denied_hosts + hosts, sizes.hosts, "denied_hosts", "hosts"),
+            (denied + prefixes, sizes.prefixes, "denied", "prefixes"),
+        ] {
+            if needed > room as usize {
+                return Err(format!(
+                    "with these {needed} entries would stand in table `{table}`, which holds {room}; nobody was banned. \
+                     Ban prefixes in place of single addresses, or raise `{key}` in [tables]"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts new bans in force, whatever a pass waits for.
+    fn enforce_bans(&mut self, new: &[IpNet]) -> Result<(), PassError> {
+        // Nothing is prepared where the last pass could not: the next one does, and this with it.
+        let Some(prepared) = &mut self.prepared else { return Err(PassError::Unprepared) };
+        let steps = match &mut self.believed {
+            Some(believed) => {
+                // While it is shared a table of a million denials would be copied to be changed.
+                believed.tables.denied = Shared::default();
+                let steps = prepared.ban(in_tables(new), believed);
+                believed.tables.denied = prepared.denied().clone();
+                steps?
+            }
+            None => {
+                let found = self.datapath.maps().read_around(&Memory::default())?;
+                prepared.ban(in_tables(new), &found)?
+            }
+        };
+        self.carry_out_bans(&steps)
+    }
+
+    /// Ends bans.
+    fn lift_bans(&mut self, lifted: &[IpNet]) -> Result<(), PassError> {
+        let Some(prepared) = &mut self.prepared else { return Err(PassError::Unprepared) };
+        if let Some(believed) = &mut self.believed {
+            believed.tables.denied = Shared::default();
+        }
+        let steps = prepared.lift(in_tables(lifted));
+        if let Some(believed) = &mut self.believed {
+            believed.tables.denied = prepared.denied().clone();
+        }
+        self.to_cut.lifted |= !steps.is_empty();
+        self.carry_out_bans(&steps)
+    }
+
+    fn carry_out_bans(&mut self, steps: &[Step]) -> Result<(), PassError> {
+        if steps.is_empty() {
+            return Ok(());
+        }
+        if let Some(believed) = &mut self.believed {
+            for step in steps {
+                match step {
+                    Step::Settings(settings) => believed.tables.settings = *settings,
+                    Step::Name(key, Some(name)) => _ = believed.names.insert(*key, name.clone()),
+                    _ => {}
+                }
+            }
+        }
+        let maps = self.datapath.maps();
+        maps.apply_all(steps)?;
+        match maps.first_not_held(steps)? {
+            Some(step) => Err(PassError::ReadBack { what: format!("{step:?}") }),
+            None => Ok(()),
+        }
+    }
+}
