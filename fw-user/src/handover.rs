@@ -15,6 +15,7 @@ mod own;
 mod program;
 mod rule;
 mod save;
+mod survey;
 
 use std::fmt;
 
@@ -29,6 +30,7 @@ pub use self::nat::{Nat, Network, Port};
 pub use self::native::Native;
 pub use self::nft::{Backstop, Nft, Standing};
 use self::rule::MarkRule;
+pub use self::survey::{Forwarding, Survey, Translation};
 
 /// The two-bit field of the packet mark that fw owns, by the number of its lower bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

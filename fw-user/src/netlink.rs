@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::message::Malformed;
 pub(crate) use self::message::{Reader, aligned};
+pub(crate) use self::namespace::inside_each;
 pub use self::namespace::{ContainerLink, links_of, links_of_each};
 pub use self::qdisc::{Filter, filters, has_filters, remove_clsact_if_unused};
 pub(crate) use self::socket::{Question, Socket};

@@ -2,6 +2,7 @@
 
 mod churn;
 mod networks;
+pub mod scan;
 
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,8 @@ pub enum Soak {
         #[arg(long, default_value_t = 1)]
         rounds: usize,
     },
+    /// Every port of a host with thirty containers is scanned from outside: `fw status` says the same.
+    Scan,
 }
 
 /// Runs a soak.
@@ -64,6 +67,10 @@ pub fn run(soak: &Soak) -> Result<()> {
             churn(&std::env::current_exe().context("cannot find this program")?, *containers, *at_once)
         }
         Soak::Networks { count, rounds } => networks(*count, *rounds),
+        Soak::Scan => {
+            workspace::build_fw()?;
+            scan::scan()
+        }
     }
 }
 

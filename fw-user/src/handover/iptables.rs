@@ -13,6 +13,7 @@ use super::nat::Chain;
 use super::own::{concerns_own, docker_writes, has_own, own_rules, plan_own};
 use super::program::{PATIENCE, run, search, search_path};
 use super::save::Save;
+use super::survey::Survey;
 use super::{Desired, Family, Flavour, HandoverError, Marks, Nat, Place, doctor_marks};
 
 /// How long another holder of the xtables lock is waited for.
@@ -260,6 +261,15 @@ impl Iptables {
         }
         drop_needless(&mut status.unreadable, status.places.iter().map(|found| found.place));
         Ok(status)
+    }
+
+    /// What all rule sets do besides; changes nothing.
+    pub fn survey(&self) -> Result<Survey, HandoverError> {
+        let mut survey = Survey::default();
+        for (place, tool) in &self.tools {
+            survey.add(place.family, &Save::parse(&tool.read(false)?));
+        }
+        Ok(survey)
     }
 
     /// The findings of [`doctor_marks`] in all rule sets, each with its place in front.

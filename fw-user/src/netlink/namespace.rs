@@ -56,15 +56,41 @@ pub async fn links_of_each(
     result.await.map_err(|_| NetlinkError::Thread { what: WHAT })?
 }
 
+/// What `read` finds in the network namespace of each of these processes, on one thread; those that share the caller's
+/// namespace are left out, and one that cannot be entered spoils no other.
+pub(crate) fn inside_each<T: Send>(
+    pids: &[u32],
+    read: impl Fn() -> Result<T, NetlinkError> + Sync,
+) -> Result<BTreeMap<u32, Result<T, NetlinkError>>, NetlinkError> {
+    let home = home()?;
+    let look = |pid: u32| match enter(pid, &home) {
+        Ok(false) => None,
+        Ok(true) => Some((pid, read())),
+        Err(error) => Some((pid, Err(error))),
+    };
+    // A thread of its own: it changes its namespace, and ends here.
+    thread::scope(|scope| {
+        let worker = scope.spawn(|| pids.iter().filter_map(|pid| look(*pid)).collect());
+        worker.join().map_err(|_| NetlinkError::Thread { what: "what is in containers' networks" })
+    })
+}
+
 fn read_each(pids: &[u32]) -> Result<BTreeMap<u32, Result<Vec<ContainerLink>, NetlinkError>>, NetlinkError> {
-    // /proc/self would be the namespace of the main thread, which need not be that of our creator.
-    let home = File::open("/proc/thread-self/ns/net")
-        .map_err(|source| NetlinkError::Ask { what: "name", source })?;
+    let home = home()?;
     Ok(pids.iter().map(|pid| (*pid, read(*pid, &home))).collect())
 }
 
+/// The namespace of the calling thread.
+fn home() -> Result<File, NetlinkError> {
+    // /proc/self would be the namespace of the main thread, which need not be that of our creator.
+    File::open("/proc/thread-self/ns/net").map_err(|source| NetlinkError::Ask { what: "name", source })
+}
+
 fn read(pid: u32, home: &File) -> Result<Vec<ContainerLink>, NetlinkError> {
-    let Some(socket) = socket_inside(pid, home)? else { return Ok(Vec::new()) };
+    if !enter(pid, home)? {
+        return Ok(Vec::new());
+    }
+    let socket = Socket::open()?;
     let readings = socket.read_list(Question::Links, &message::all_links(), message::link)?;
     let question = message::namespace_by_file(home.as_raw_fd());
     let Some(host) = message::namespace_id(&socket.single(Question::NamespaceId, &question)?)? else {
@@ -79,8 +105,8 @@ fn read(pid: u32, home: &File) -> Result<Vec<ContainerLink>, NetlinkError> {
     Ok(ours.collect())
 }
 
-/// A socket in the namespace of `pid`; `None` if that is our own.
-fn socket_inside(pid: u32, home: &File) -> Result<Option<Socket>, NetlinkError> {
+/// Has this thread enter the namespace of `pid`; false if that is `home`.
+fn enter(pid: u32, home: &File) -> Result<bool, NetlinkError> {
     let enter = |source: io::Error| match source.kind() {
         // The directory is gone with the process; the link of a zombie is empty.
         io::ErrorKind::NotFound => NetlinkError::ProcessGone { pid },
@@ -90,10 +116,10 @@ fn socket_inside(pid: u32, home: &File) -> Result<Option<Socket>, NetlinkError> 
     let inside = File::open(format!("/proc/{pid}/ns/net")).map_err(enter)?;
     let same = |file: &File| file.metadata().map(|data| (data.dev(), data.ino()));
     if same(&inside).map_err(enter)? == same(home).map_err(enter)? {
-        return Ok(None);
+        return Ok(false);
     }
     setns(&inside, CloneFlags::CLONE_NEWNET).map_err(|errno| enter(errno.into()))?;
-    Socket::open().map(Some)
+    Ok(true)
 }
 
 const ESRCH: i32 = nix::errno::Errno::ESRCH as i32;
