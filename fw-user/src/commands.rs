@@ -14,6 +14,7 @@ use crate::policy::{Policy, PolicyError};
 pub mod bans;
 pub mod check;
 pub mod confirm;
+pub mod doctor;
 pub mod down;
 pub mod monitor;
 pub mod plan;

@@ -13,6 +13,7 @@ use fw_common::tables::Daemon;
 
 mod bpffs;
 mod early;
+mod foreign;
 mod ground;
 mod hooks;
 mod layout;
@@ -21,6 +22,7 @@ mod rebuild;
 
 pub use bpffs::{Directory, DirectoryError, Lock};
 use early::EarlyDrop;
+pub use foreign::{Foreign, ForeignPlace, foreign_on};
 use ground::Ground;
 use hooks::Hooks;
 pub use hooks::{AttachMode, Attachment, attached_in, remove_all};

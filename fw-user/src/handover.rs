@@ -4,6 +4,7 @@
 //! family in which Docker's rules stand, behind every foreign rule of `DOCKER-USER`, and carry the comment `fw`.
 //! [`plan`], [`plan_removal`] and [`report`] are pure; only [`Iptables`] and [`Nft`] run programs.
 
+mod collisions;
 mod connmark;
 mod foreseen;
 mod iptables;
@@ -22,14 +23,16 @@ use std::fmt;
 use serde::Serialize;
 use thiserror::Error;
 
+pub use self::collisions::{Collision, Use, collisions, nft_collisions};
 pub use self::connmark::doctor_marks;
 pub use self::foreseen::{Becomes, RuleChange};
 pub use self::iptables::{Change, Found, Iptables, Outcome, Own, Status, Unreadable};
 pub use self::layout::{Edit, How, Placed, Report, plan, plan_removal, report, restore_input};
 pub use self::nat::{Nat, Network, Port};
 pub use self::native::Native;
-pub use self::nft::{Backstop, Nft, Standing};
-use self::rule::MarkRule;
+pub use self::nft::{Backstop, Nft, NftTable, Standing, nft_tables};
+pub(crate) use self::rule::MarkRule;
+pub(crate) use self::save::Save;
 pub use self::survey::{Forwarding, Survey, Translation};
 
 /// The two-bit field of the packet mark that fw owns, by the number of its lower bit.

@@ -37,6 +37,8 @@ enum Command {
     Unban(commands::bans::Unban),
     /// List the bans
     Bans(commands::bans::Bans),
+    /// Find what on this host weakens the filter or confuses, each with its repair; changes nothing
+    Doctor(commands::doctor::Options),
     /// Take everything away: rules, programs, pins; Docker's own rules are in force again
     Down(commands::down::Options),
 }
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Command::Ban(options) => commands::bans::ban(options),
         Command::Unban(options) => commands::bans::unban(&options),
         Command::Bans(options) => commands::bans::list(&options),
+        Command::Doctor(options) => commands::doctor::run(&options),
         Command::Down(options) => commands::down::run(&options),
     };
     match outcome {

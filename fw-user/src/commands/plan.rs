@@ -107,7 +107,10 @@ fn in_force(directory: &Directory, host: &HostSnapshot) -> Result<State, Failure
     Ok(State { hooks: hooks.map(|(point, _)| point).collect(), ..maps.read()? })
 }
 
-async fn ask_docker(url: &str) -> anyhow::Result<(DockerSnapshot, BTreeMap<u32, Vec<ContainerLink>>)> {
+/// Docker's networks and containers, and the links of these.
+pub(super) async fn ask_docker(
+    url: &str,
+) -> anyhow::Result<(DockerSnapshot, BTreeMap<u32, Vec<ContainerLink>>)> {
     let docker =
         Docker::connect(url).await?.snapshot().await.context("cannot ask Docker what runs on this host")?;
     let pids = docker.containers.iter().map(|container| container.pid).filter(|pid| *pid != 0).collect();

@@ -18,6 +18,7 @@ use crate::datapath::{Directory, DirectoryError, Maps};
 use crate::docker::{Docker, DockerError, DockerSnapshot};
 use crate::exposure::{self, Seen};
 use crate::handover::{Iptables, Survey};
+use crate::health::{self, Ailment};
 use crate::inventory::{Inventory, with_bridges};
 use crate::listeners;
 use crate::netlink::{self, HostSnapshot};
@@ -35,9 +36,6 @@ pub struct Options {
     #[arg(long)]
     json: bool,
 }
-
-/// A daemon that has not finished a pass for so long does not keep up.
-const OVERDUE: u64 = 60;
 
 /// Shows the status; exit 0 only if the policy is in force and a daemon keeps it so.
 pub fn run(options: &Options) -> Outcome {
@@ -113,12 +111,10 @@ impl Report {
         let names = Names { names: &state.names };
         let daemon = maps.daemon()?;
         let mut problems = problems(&daemon, alive);
-        problems.extend(handover::nat_problem(daemon.nat).map(str::to_owned));
+        problems.extend(health::nat(daemon.nat).map(str::to_owned));
         let roles = || state.tables.interfaces.values().map(|interface| interface.role);
         if daemon.ready != 0 && !roles().any(|role| role == role::UPLINK) {
-            problems.push(
-                "there is no uplink: nothing from outside is judged; see `uplink.interfaces`".to_owned(),
-            );
+            problems.push(health::NO_UPLINK.to_owned());
         }
         let docker = docker.map(|docker| with_bridges(docker, host));
         let inventory = Inventory::new(docker.as_ref().ok(), host, &BTreeMap::new(), &[]);
@@ -255,21 +251,6 @@ fn summary(handover: &Value) -> String {
 }
 
 fn problems(daemon: &Daemon, alive: bool) -> Vec<String> {
-    let mut problems = Vec::new();
-    if !alive {
-        problems.push(
-            "no daemon is running: traffic stays filtered by the last tables, new containers are not known; start \
-             `fw run`"
-                .to_owned(),
-        );
-    } else if is_halted(daemon.pid) {
-        problems.push(format!("the daemon is halted: `kill -CONT {}` lets it go on", daemon.pid));
-    } else if daemon.ready == 0 {
-        problems.push("the first pass is not finished".to_owned());
-    } else if daemon.degraded != 0 {
-        problems.push("the last pass was not complete; the daemon's log says why".to_owned());
-    } else if monotonic_seconds().saturating_sub(daemon.last_pass) > OVERDUE {
-        problems.push(format!("the daemon has not finished a pass for {OVERDUE} s; its log says why"));
-    }
-    problems
+    let ailment = Ailment::of(daemon, alive, is_halted(daemon.pid), monotonic_seconds());
+    ailment.iter().map(ToString::to_string).collect()
 }

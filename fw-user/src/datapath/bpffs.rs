@@ -78,6 +78,12 @@ impl Directory {
         Ok(Self { path: path.to_owned(), made: true, empty: true })
     }
 
+    /// Whether [`Directory::open_or_make`] would find a bpffs; makes nothing.
+    pub fn would_hold_pins(path: &Path) -> Result<(), DirectoryError> {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Self::check(if path.exists() { path } else { parent }, path)
+    }
+
     /// The directory of an fw that is or was running.
     pub fn open(path: &Path) -> Result<Self, DirectoryError> {
         // Any of our pins will do: somebody may have removed others.

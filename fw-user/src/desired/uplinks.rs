@@ -41,9 +41,7 @@ pub(super) fn uplinks(policy: &Policy, inventory: &Inventory, current: &State, d
         }
     }
     if devices.is_empty() {
-        desired
-            .warnings
-            .push("there is no uplink: nothing from outside is judged; see `uplink.interfaces`".to_owned());
+        desired.warnings.push(crate::health::NO_UPLINK.to_owned());
     }
     for ifindex in devices {
         let Some(link) = inventory.link(ifindex) else { continue };

@@ -14,7 +14,7 @@ use super::own::{concerns_own, docker_writes, has_own, own_rules, plan_own};
 use super::program::{PATIENCE, run, search, search_path};
 use super::save::Save;
 use super::survey::Survey;
-use super::{Desired, Family, Flavour, HandoverError, Marks, Nat, Place, doctor_marks};
+use super::{Desired, Family, Flavour, HandoverError, Nat, Place};
 
 /// How long another holder of the xtables lock is waited for.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
@@ -272,14 +272,9 @@ impl Iptables {
         Ok(survey)
     }
 
-    /// The findings of [`doctor_marks`] in all rule sets, each with its place in front.
-    pub fn doctor(&self, marks: Marks) -> Result<Vec<String>, HandoverError> {
-        let mut findings = Vec::new();
-        for (place, tool) in &self.tools {
-            let text = tool.read(false)?;
-            findings.extend(doctor_marks(&text, marks).iter().map(|finding| format!("{place}: {finding}")));
-        }
-        Ok(findings)
+    /// What each rule set of the host holds, as iptables-save prints it; an error where one cannot be read.
+    pub fn read_all(&self) -> Vec<(Place, Result<String, HandoverError>)> {
+        self.tools.iter().map(|(place, tool)| (*place, tool.read(false))).collect()
     }
 
     /// `read` holds what has been read a moment ago.

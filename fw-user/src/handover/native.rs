@@ -19,7 +19,7 @@ pub struct Native {
 
 impl Native {
     /// Reads the text of Docker's tables, as nft lists them; `None` if there are none.
-    pub(super) fn read(tables: &str, marks: Marks) -> Option<Self> {
+    pub(crate) fn read(tables: &str, marks: Marks) -> Option<Self> {
         if !tables.contains("docker-bridges") {
             return None;
         }

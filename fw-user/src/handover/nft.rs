@@ -51,6 +51,43 @@ pub struct Standing {
     text: Option<String>,
 }
 
+/// A table of somebody else's, as nft lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NftTable {
+    /// Its family and name: `inet filter`.
+    pub name: String,
+    /// What is between its braces.
+    pub text: String,
+}
+
+/// The tables in the text of `nft list ruleset` but for fw's own, and those of iptables-nft, which iptables prints.
+pub fn nft_tables(ruleset: &str) -> Vec<NftTable> {
+    let mut tables: Vec<NftTable> = Vec::new();
+    let mut inside = false;
+    for line in ruleset.lines() {
+        if let Some(name) = line.strip_prefix("table ").and_then(|rest| rest.strip_suffix(" {")) {
+            inside = !is_known(name);
+            if inside {
+                tables.push(NftTable { name: name.to_owned(), text: String::new() });
+            }
+        } else if line == "}" {
+            inside = false;
+        } else if inside && let Some(table) = tables.last_mut() {
+            table.text += line;
+            table.text.push('\n');
+        }
+    }
+    tables
+}
+
+/// Whether a table is fw's, or one of iptables-nft's.
+fn is_known(name: &str) -> bool {
+    const IPTABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
+    let ours = Table::ALL.iter().any(|table| table.name() == name);
+    let theirs = |(family, table): (&str, &str)| matches!(family, "ip" | "ip6") && IPTABLES.contains(&table);
+    ours || name.split_once(' ').is_some_and(theirs)
+}
+
 /// The program `nft` of this host, for the network namespace of the calling thread.
 #[derive(Clone, Debug)]
 pub struct Nft {
@@ -195,6 +232,11 @@ impl Nft {
         Ok(())
     }
 
+    /// All tables, as nft lists them, without counters.
+    pub fn ruleset(&self) -> Result<String, HandoverError> {
+        Ok(self.ask(&["-s", "list", "ruleset"])?.unwrap_or_default())
+    }
+
     /// What Docker's own nftables rules make of our marks; `None` where it has none (they translate, where it has any).
     ///
     /// Without them it is one run of nft.
@@ -279,6 +321,18 @@ mod tests {
         let none = Backstop::closed(marks(), &names(&["eth0"]), &names(&[])).expect("nothing");
         assert!(none.is_empty());
         assert_eq!(none.script(), "table inet fw\ndelete table inet fw\n");
+    }
+
+    #[test]
+    fn tables_of_others() {
+        let text = "# Warning: table ip filter is managed by iptables-nft, do not touch!\ntable ip filter {\n\tchain a {\n\t}\n}\n\
+                    table inet fw {\n\tchain b {\n\t}\n}\ntable inet filter {\n\tchain c {\n\t\tmeta mark 0x1 drop\n\t}\n}\n";
+        let found = nft_tables(text);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].name, "inet filter");
+        assert_eq!(found[0].text, "\tchain c {\n\t\tmeta mark 0x1 drop\n\t}\n");
+        // nft 1.0 lets a table of that name be anybody's in a family that iptables has none of.
+        assert_eq!(nft_tables("table bridge filter {\n}\n").len(), 1);
     }
 
     #[test]

@@ -8,7 +8,7 @@ const COMMENT: &str = "fw";
 
 /// One rule of fw, in whatever chain: packets with this mark are accepted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct MarkRule {
+pub(crate) struct MarkRule {
     kind: Kind,
     marks: Marks,
 }
@@ -61,7 +61,7 @@ impl MarkRule {
 
     /// The rule of fw that this is, of any mark bit and any uplink; `None` for everybody else's,
     /// also for one with the comment `fw` that asks for anything more or does anything else.
-    pub(super) fn recognise(rule: &Rule<'_>) -> Option<Self> {
+    pub(crate) fn recognise(rule: &Rule<'_>) -> Option<Self> {
         let (mut comment, mut mark, mut device, mut accepts, mut not) = (None, None, None, false, false);
         let words = tokenise(rule.spec);
         let mut words = words.iter().map(String::as_str);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One rule set as printed by iptables-save, with or without `-c`.
-pub(super) struct Save<'a> {
+pub(crate) struct Save<'a> {
     rules: Vec<Rule<'a>>,
     /// With the policy of those that have one.
     chains: BTreeMap<(&'a str, &'a str), &'a str>,
@@ -12,17 +12,17 @@ pub(super) struct Save<'a> {
 
 /// One rule; `spec` is what follows `-A CHAIN`, to be handed back to iptables-restore as it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Rule<'a> {
-    pub(super) table: &'a str,
-    pub(super) chain: &'a str,
-    pub(super) spec: &'a str,
+pub(crate) struct Rule<'a> {
+    pub(crate) table: &'a str,
+    pub(crate) chain: &'a str,
+    pub(crate) spec: &'a str,
     /// Packets and bytes, when the text was printed with `-c`.
-    pub(super) counters: Option<(u64, u64)>,
+    pub(crate) counters: Option<(u64, u64)>,
 }
 
 impl<'a> Save<'a> {
     /// Reads the text; lines that are neither table, chain nor rule are comments.
-    pub(super) fn parse(text: &'a str) -> Self {
+    pub(crate) fn parse(text: &'a str) -> Self {
         let mut save = Self { rules: Vec::new(), chains: BTreeMap::new(), incompatible: BTreeSet::new() };
         let mut table = "";
         for line in text.lines().map(str::trim_end) {
@@ -42,39 +42,54 @@ impl<'a> Save<'a> {
     }
 
     /// Whether the table has this chain.
-    pub(super) fn has(&self, table: &str, chain: &str) -> bool {
+    pub(crate) fn has(&self, table: &str, chain: &str) -> bool {
         self.chains.contains_key(&(table, chain))
     }
 
     /// Whether what no rule of this chain of the system has decided is dropped.
-    pub(super) fn drops(&self, table: &str, chain: &str) -> bool {
+    pub(crate) fn drops(&self, table: &str, chain: &str) -> bool {
         self.chains.get(&(table, chain)) == Some(&"DROP")
     }
 
     /// Whether there is any rule at all.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
 
+    /// All rules, in order.
+    pub(crate) fn rules<'s>(&'s self) -> impl Iterator<Item = &'s Rule<'a>> {
+        self.rules.iter()
+    }
+
+    /// Whether any chain of the system drops what no rule has decided.
+    pub(crate) fn drops_anything(&self) -> bool {
+        self.chains.values().any(|policy| *policy == "DROP")
+    }
+
+    /// The chains of one table.
+    pub(crate) fn chains_of<'s>(&'s self, table: &'s str) -> impl Iterator<Item = &'a str> + 's {
+        self.chains.keys().filter(move |(of, _)| *of == table).map(|(_, chain)| *chain)
+    }
+
     /// The rules of one chain, in order.
-    pub(super) fn chain(&self, table: &str, chain: &str) -> Vec<Rule<'a>> {
+    pub(crate) fn chain(&self, table: &str, chain: &str) -> Vec<Rule<'a>> {
         self.rules.iter().filter(|rule| rule.table == table && rule.chain == chain).copied().collect()
     }
 
     /// All rules of one table, in order.
-    pub(super) fn table<'s>(&'s self, table: &'s str) -> impl Iterator<Item = &'s Rule<'a>> {
+    pub(crate) fn table<'s>(&'s self, table: &'s str) -> impl Iterator<Item = &'s Rule<'a>> {
         self.rules.iter().filter(move |rule| rule.table == table)
     }
 
     /// Whether iptables-nft-save said that it cannot print this table.
-    pub(super) fn is_incompatible(&self, table: &str) -> bool {
+    pub(crate) fn is_incompatible(&self, table: &str) -> bool {
         self.incompatible.contains(table)
     }
 }
 
 impl Rule<'_> {
     /// The words of the rule with quotes resolved, without comments (which do not match anything).
-    pub(super) fn conditions(&self) -> Vec<String> {
+    pub(crate) fn conditions(&self) -> Vec<String> {
         let mut words = tokenise(self.spec);
         while let Some(at) =
             words.windows(3).position(|w| w[0] == "-m" && w[1] == "comment" && w[2] == "--comment")
@@ -86,7 +101,7 @@ impl Rule<'_> {
 }
 
 /// Splits at blanks as iptables-restore does: double quotes group, and inside them a backslash takes the next character.
-pub(super) fn tokenise(spec: &str) -> Vec<String> {
+pub(crate) fn tokenise(spec: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut quoted = false;

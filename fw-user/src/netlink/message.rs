@@ -199,7 +199,7 @@ impl Reader {
         payload.first_chunk::<N>().copied().ok_or_else(|| self.malformed("header", payload.len()))
     }
 
-    fn number(&self, value: &[u8], what: &'static str) -> Result<u32, Malformed> {
+    pub(super) fn number(&self, value: &[u8], what: &'static str) -> Result<u32, Malformed> {
         value.try_into().map(u32::from_ne_bytes).map_err(|_| self.malformed(what, value.len()))
     }
 

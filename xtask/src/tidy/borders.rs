@@ -9,6 +9,7 @@ use super::{
 const DATAPATH: &[&str] = &[
     "fw-user/src/datapath.rs",
     "fw-user/src/datapath/early.rs",
+    "fw-user/src/datapath/foreign.rs",
     "fw-user/src/datapath/ground.rs",
     "fw-user/src/datapath/hooks.rs",
     "fw-user/src/datapath/layout.rs",

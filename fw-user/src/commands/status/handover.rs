@@ -4,25 +4,10 @@ use fw_common::tables::{nat_health, role};
 use serde_json::{Value, json};
 
 use crate::handover::{self, Iptables, Nft};
+use crate::health;
 use crate::netlink::HostSnapshot;
 use crate::plan::State;
 use crate::reconcile::chain;
-
-/// What is wrong with NAT, in the daemon's own words.
-pub(super) fn nat_problem(health: u8) -> Option<&'static str> {
-    match health {
-        nat_health::REFUSED => Some(
-            "NAT: the policy says nat.owner = \"fw\", but Docker's own rules stand: run dockerd with --iptables=false and \
-             take its rules away as docs/operations.md says",
-        ),
-        nat_health::GONE => Some(
-            "Docker's NAT rules are gone (iptables -F, nft flush ruleset): no published port is reached by new \
-             connections; restart Docker",
-        ),
-        nat_health::FAILED => Some("NAT: our rules could not be written; the daemon's log says why"),
-        _ => None,
-    }
-}
 
 /// The rules that stand and those that are missing, who writes NAT, and what Docker's nftables rules ask for.
 pub(super) fn handover(state: &State, host: &HostSnapshot, nat: u8, problems: &mut Vec<String>) -> Value {
@@ -56,11 +41,7 @@ pub(super) fn handover(state: &State, host: &HostSnapshot, nat: u8, problems: &m
                 ));
             }
             if status.places.iter().any(|place| !place.report.reached) && nat != nat_health::STANDS {
-                problems.push(
-                    "FORWARD in iptables does not lead to DOCKER-USER (iptables -F): Docker's policy drops what is \
-                     forwarded, vetted or not; restart Docker, and create a network if it runs with live-restore"
-                        .to_owned(),
-                );
+                problems.push(health::NO_WAY.to_owned());
             }
             let own: Vec<String> =
                 status.own.iter().map(|own| format!("{} rules in {}", own.rules, own.place)).collect();

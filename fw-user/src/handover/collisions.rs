@@ -1,0 +1,173 @@
+//! Finds rules of others that ask for fw's bits of the packet mark, or write them.
+
+use super::Marks;
+use super::rule::{MarkRule, number};
+use super::save::{Rule, Save, tokenise};
+
+/// What a rule of somebody else's does with our bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Use {
+    /// It asks for them.
+    Asks,
+    /// It clears them: what fw has vouched for is as if it had not.
+    Clears,
+    /// It sets them: packets look as if fw had vouched for them.
+    Sets,
+}
+
+/// A rule that meets our bits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collision {
+    /// The rule, with table and chain, as its program prints it.
+    pub rule: String,
+    /// What it does.
+    pub what: Use,
+}
+
+/// The rules of one rule set (text of iptables-save) that are not fw's and meet our bits. CONNMARK is told apart, by
+/// [`super::doctor_marks`].
+pub fn collisions(save_text: &str, marks: Marks) -> Vec<Collision> {
+    let save = Save::parse(save_text);
+    let mut found = Vec::new();
+    for rule in save.rules().filter(|rule| !is_ours(rule)) {
+        let Some(what) = of_rule(rule, marks) else { continue };
+        let Rule { table, chain, spec, .. } = rule;
+        found.push(Collision { rule: format!("-t {table} -A {chain} {spec}"), what });
+    }
+    found
+}
+
+/// The lines of nftables that meet our bits, each with its table; text of `nft list ruleset`, without fw's own tables.
+pub fn nft_collisions(table: &str, text: &str, marks: Marks) -> Vec<Collision> {
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        // Behind `set` the old mark is a part of the new one.
+        let begins =
+            |at: usize| words[at..].starts_with(&["meta", "mark"]) && (at == 0 || words[at - 1] != "set");
+        let what = (0..words.len()).filter(|at| begins(*at));
+        let what = what.filter_map(|at| nft_use(&words[at + 2..], marks)).max();
+        found.extend(what.map(|what| Collision { rule: format!("{table}: {}", line.trim()), what }));
+    }
+    found
+}
+
+/// Of `set V`, `set mark and M or V`, `and M == V`, `== V` or `V`, which follow `meta mark`. What is not understood is
+/// taken for none of ours.
+fn nft_use(words: &[&str], marks: Marks) -> Option<Use> {
+    let value = |word: &&str| number(word);
+    let (mask, set) = match words {
+        // `meta mark set meta mark & 0xff | 0x100` keeps what the mask keeps.
+        ["set", rest @ ..] => {
+            let rest = match rest {
+                ["meta", "mark", rest @ ..] | ["mark", rest @ ..] => rest,
+                ["ct", ..] => return Some(Use::Sets),
+                [all, ..] => {
+                    let all = value(all)?;
+                    return Some(if all & marks.mask() == 0 { Use::Clears } else { Use::Sets });
+                }
+                [] => return None,
+            };
+            match rest {
+                ["&" | "and", kept, "|" | "or" | "^" | "xor", set, ..] => (!value(kept)?, value(set)?),
+                ["&" | "and", kept, ..] => (!value(kept)?, 0),
+                ["|" | "or" | "^" | "xor", set, ..] => (value(set)?, value(set)?),
+                _ => return None,
+            }
+        }
+        ["&" | "and", mask, ..] => {
+            return (value(mask)? & marks.mask() != 0).then_some(Use::Asks);
+        }
+        ["!=" | "==", number, ..] | [number, ..] => {
+            // Of all bits, ours too; zero is what every packet has that nobody vouched for.
+            value(number)?;
+            return Some(Use::Asks);
+        }
+        [] => return None,
+    };
+    of_write(set, mask, marks)
+}
+
+/// Of a write of `value` to the bits of `mask`.
+fn of_write(value: u32, mask: u32, marks: Marks) -> Option<Use> {
+    match () {
+        () if value & marks.mask() != 0 => Some(Use::Sets),
+        () if mask & marks.mask() != 0 => Some(Use::Clears),
+        () => None,
+    }
+}
+
+fn of_rule(rule: &Rule<'_>, marks: Marks) -> Option<Use> {
+    let words = rule.conditions();
+    // Without a mask iptables means all bits.
+    let field = |name: &str| {
+        let at = words.iter().position(|word| word == name)?;
+        let (value, mask) = words.get(at + 1)?.split_once('/').unwrap_or((words.get(at + 1)?, "0xffffffff"));
+        Some((number(value)?, number(mask)?))
+    };
+    let of_packet = !words.windows(2).any(|pair| pair[0] == "-m" && pair[1] == "connmark");
+    let asks = field("--mark").filter(|(_, mask)| of_packet && mask & marks.mask() != 0).map(|_| Use::Asks);
+    let target = words.iter().position(|word| word == "-j").and_then(|at| words.get(at + 1));
+    let writes = match target.map(String::as_str) {
+        // xt_mark: mark = (mark & !mask) ^ value.
+        Some("MARK") => field("--set-xmark").and_then(|(value, mask)| of_write(value, mask, marks)),
+        Some("TPROXY") => field("--tproxy-mark").and_then(|(value, mask)| of_write(value, mask, marks)),
+        _ => None,
+    };
+    writes.max(asks)
+}
+
+/// Ours: a rule of the hand-over, in a chain of ours, or what leads to one.
+fn is_ours(rule: &Rule<'_>) -> bool {
+    MarkRule::recognise(rule).is_some()
+        || rule.chain.starts_with("FW-")
+        || tokenise(rule.spec).windows(2).any(|pair| pair[0] == "-j" && pair[1].starts_with("FW-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marks() -> Marks {
+        Marks::new(24).expect("bit 24 is allowed")
+    }
+
+    #[test]
+    fn rules_of_others_that_meet_our_bits() {
+        for (rule, expected) in [
+            ("PREROUTING -j MARK --set-xmark 0x1000000/0xff000000", Some(Use::Sets)),
+            ("PREROUTING -j MARK --set-xmark 0x1/0xffffffff", Some(Use::Clears)),
+            ("PREROUTING -j MARK --set-xmark 0x4000/0x4000", None),
+            ("FORWARD -m mark --mark 0x2000000/0x2000000 -j ACCEPT", Some(Use::Asks)),
+            ("FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT", None),
+            ("FORWARD -m connmark --mark 0x1000000 -j ACCEPT", None),
+            ("FORWARD -m mark --mark 0x1000000/0x3000000 -m comment --comment fw -j ACCEPT", None),
+            ("FORWARD -m mark --mark 0x0/0x1000000 -m comment --comment fw -j FW-FORWARD", None),
+            ("FW-FORWARD -o eth0 -m mark --mark 0x2000000/0x3000000 -j RETURN", None),
+            ("OUTPUT -m comment --comment \"--mark 0x1000000\" -j ACCEPT", None),
+        ] {
+            let text = format!("*mangle\n:PREROUTING ACCEPT [0:0]\n-A {rule}\nCOMMIT\n");
+            let found = collisions(&text, marks());
+            assert_eq!(found.first().map(|found| found.what), expected, "{rule}");
+        }
+    }
+
+    #[test]
+    fn lines_of_nftables_that_meet_our_bits() {
+        for (line, expected) in [
+            ("meta mark set 0x01000000", Some(Use::Sets)),
+            ("meta mark set 0x00000001", Some(Use::Clears)),
+            ("meta mark set meta mark & 0xffff0000 | 0x00000004", None),
+            ("meta mark set meta mark and 0x00ffffff or 0x02000000", Some(Use::Sets)),
+            ("meta mark set meta mark | 0x00004000", None),
+            ("iifname \"wg0\" meta mark & 0x03000000 == 0x01000000 accept", Some(Use::Asks)),
+            ("meta mark & 0x0000ff00 == 0x00000400 accept", None),
+            ("meta mark 0x00000007 accept", Some(Use::Asks)),
+            ("ct mark set meta mark", None),
+            ("tcp dport 22 accept", None),
+        ] {
+            let found = nft_collisions("inet other", line, marks());
+            assert_eq!(found.first().map(|found| found.what), expected, "{line}");
+        }
+    }
+}
