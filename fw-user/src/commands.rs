@@ -1,7 +1,7 @@
 //! The commands of `fw`: each module is one, with its options and what it prints.
 //!
 //! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 usage or bad policy, 3 would change
-//! (`fw plan`).
+//! (`fw plan`), 4 dropped (`fw explain`).
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ pub mod check;
 pub mod confirm;
 pub mod doctor;
 pub mod down;
+pub mod explain;
 pub mod monitor;
 pub mod plan;
 pub mod reload;
@@ -79,6 +80,9 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
         Self::Failed(error.into())
     }
 }
+
+/// What `fw explain` ends with if the packet is dropped.
+const DROPPED: u8 = 4;
 
 /// What a command ends with.
 pub type Outcome = Result<ExitCode, Failure>;

@@ -553,7 +553,7 @@ fn connection_of(outer: &FlowKey, inner: &FlowKey, by_us: bool) -> Connection {
 }
 
 /// An IP packet with this tuple, whole and well formed but for its checksums, which no hook looks at.
-fn packet(tuple: &Tuple, flags: u8) -> Vec<u8> {
+pub(crate) fn packet(tuple: &Tuple, flags: u8) -> Vec<u8> {
     let [source, destination] = [tuple.source_port, tuple.destination_port].map(u16::to_be_bytes);
     let ports = [source, destination].concat();
     let transport = match tuple.protocol {

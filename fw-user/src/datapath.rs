@@ -11,6 +11,7 @@ use bytemuck::Zeroable as _;
 use fw_common::Hook;
 use fw_common::tables::Daemon;
 
+mod beside;
 mod bpffs;
 mod early;
 mod foreign;
@@ -20,12 +21,13 @@ mod layout;
 mod maps;
 mod rebuild;
 
+pub use beside::{Beside, Judged, Left};
 pub use bpffs::{Directory, DirectoryError, Lock};
 use early::EarlyDrop;
 pub use foreign::{Foreign, ForeignPlace, foreign_on};
 use ground::Ground;
 use hooks::Hooks;
-pub use hooks::{AttachMode, Attachment, attached_in, remove_all};
+pub use hooks::{AttachMode, Attachment, attached_in, program_at, remove_all};
 pub use layout::{Occupant, occupant};
 pub use maps::{Drops, MAP_NAMES, Maps};
 use rebuild::Rebuild;

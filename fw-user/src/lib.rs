@@ -10,6 +10,7 @@ pub mod desired;
 pub mod difference;
 pub mod docker;
 pub mod doctor;
+pub mod explain;
 pub mod exposure;
 pub mod handover;
 pub mod health;

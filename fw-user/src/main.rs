@@ -27,6 +27,8 @@ enum Command {
     Confirm(commands::confirm::Options),
     /// Show hooks, networks, what is reachable from outside and why, drops by reason, and health
     Status(commands::status::Options),
+    /// Say what becomes of a packet and why, step by step; exit 4 if it is dropped
+    Explain(commands::explain::Options),
     /// Print a table as it is in the kernel
     Table(commands::table::Options),
     /// Follow dropped packets, with names
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Reload(options) => commands::reload::run(&options),
         Command::Confirm(options) => commands::confirm::run(&options),
         Command::Status(options) => commands::status::run(&options),
+        Command::Explain(options) => commands::explain::run(&options),
         Command::Table(options) => commands::table::run(&options),
         Command::Monitor(options) => commands::monitor::run(&options),
         Command::Ban(options) => commands::bans::ban(options),

@@ -99,7 +99,7 @@ pub fn run(options: &Options) -> Outcome {
 }
 
 /// What the maps and hooks of this directory are now.
-fn in_force(directory: &Directory, host: &HostSnapshot) -> Result<State, Failure> {
+pub(super) fn in_force(directory: &Directory, host: &HostSnapshot) -> Result<State, Failure> {
     let maps = Maps::open(directory.path())?;
     let attached = attached_in(directory.path(), &host.links)?;
     // Early drop is no part of a plan: it drops what the hook behind it would drop.

@@ -355,6 +355,20 @@ fn runs(point: HookPoint, how: Attachment, device: &str) -> bool {
     }
 }
 
+/// The tag (a digest of its instructions) of the program of ours that runs at this hook; `None` if none is known to.
+pub fn program_at(directory: &Path, point: HookPoint) -> Result<Option<u64>, DatapathError> {
+    let Some(pin) = pins_in(&directory.join(HOOK_PINS))?.remove(&point) else { return Ok(None) };
+    let number = match pin.how {
+        Attachment::Clsact => our_filter(point)?.and_then(|filter| filter.program),
+        Attachment::Tcx | Attachment::XdpNative | Attachment::XdpGeneric => {
+            let pinned = PinnedLink::from_pin(&pin.path).ok();
+            pinned.and_then(|pinned| FdLink::from(pinned).info().ok()).map(|info| info.program_id())
+        }
+    };
+    let mut programs = aya::programs::loaded_programs().flatten();
+    Ok(programs.find(|info| Some(info.id()) == number).map(|info| info.tag()))
+}
+
 pub(super) struct Pin {
     pub(super) path: PathBuf,
     pub(super) how: Attachment,

@@ -25,6 +25,8 @@ use super::layout::{self, Remains, Walked};
 use crate::connections::Records;
 use crate::plan::{Place, State, Step};
 
+mod lookup;
+
 /// Every map, by the name of its pin.
 pub const MAP_NAMES: [&str; 31] = [
     "settings",

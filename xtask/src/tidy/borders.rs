@@ -8,12 +8,14 @@ use super::{
 /// The files of fw-user that may import aya: the datapath, and what it is split into.
 const DATAPATH: &[&str] = &[
     "fw-user/src/datapath.rs",
+    "fw-user/src/datapath/beside.rs",
     "fw-user/src/datapath/early.rs",
     "fw-user/src/datapath/foreign.rs",
     "fw-user/src/datapath/ground.rs",
     "fw-user/src/datapath/hooks.rs",
     "fw-user/src/datapath/layout.rs",
     "fw-user/src/datapath/maps.rs",
+    "fw-user/src/datapath/maps/lookup.rs",
 ];
 
 /// The file of a benchmark that loads programs which are not fw's.

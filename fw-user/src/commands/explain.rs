@@ -1,0 +1,471 @@
+//! `fw explain`: what becomes of a packet and why, step by step, by the loaded programs; changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use fw_common::tables::memory::Memory;
+use fw_common::tables::role;
+use serde::Serialize;
+use serde_json::json;
+
+use super::plan::{ask_docker, in_force};
+use super::{DROPPED, Engine, Failure, Outcome, Pins, need_privileges, print, read_policy, runtime};
+use crate::datapath::{Beside, Directory, DirectoryError, Maps, attached_in, program_at};
+use crate::desired::desired;
+use crate::difference;
+use crate::docker::{Docker, DockerSnapshot};
+use crate::explain::frame::{self, Bytes, Captured, Unclear, Words};
+use crate::explain::trace::Known;
+use crate::explain::{AtHook, Explainer, Explanation, Frame};
+use crate::inventory::{Inventory, with_bridges};
+use crate::netlink::{self, HostSnapshot};
+use crate::plan::State;
+use crate::reconcile::check_uplinks;
+
+/// Options of `fw explain`.
+///
+/// Exits with 0 if fw lets the packet go on, with 4 if it drops it, or would if it did not only observe; of a capture,
+/// with 4 if it drops any packet.
+#[derive(Debug, Args)]
+#[command(after_help = "EXAMPLES:
+  fw explain tcp 198.51.100.7 192.0.2.1:443 --in eth0
+  fw explain udp [2001:db8::7]:5353 [2001:db8::1]:53 --in eth0 --policy new.toml
+  fw explain tcp web db:5432 --container web
+  fw explain --packet capture.pcapng --in eth0 --json
+
+EXIT CODES: 0 accepted or passed, 1 not explained, 2 usage or bad policy, 4 dropped (or would be, while only observing)")]
+pub struct Options {
+    /// tcp, udp, icmp (echo), sctp, udplite, gre, or the number of an IP protocol
+    #[arg(value_name = "PROTO", required_unless_present = "packet", requires = "to")]
+    proto: Option<String>,
+    /// Where it comes from: an address or a container's name; without a port it is 40000; of icmp it is the identifier
+    #[arg(value_name = "SRC[:PORT]")]
+    from: Option<String>,
+    /// Where it goes: an address or a container's name; IPv6 in brackets where a port follows
+    #[arg(value_name = "DST[:PORT]")]
+    to: Option<String>,
+    /// The device by which it comes in
+    #[arg(long = "in", value_name = "IFACE")]
+    comes_in: Option<String>,
+    /// The container that sends it, in place of --in: its port
+    #[arg(long, value_name = "NAME", conflicts_with = "comes_in")]
+    container: Option<String>,
+    /// The device by which the host itself sends it, in place of --in
+    #[arg(long = "out", value_name = "IFACE", conflicts_with_all = ["comes_in", "container"])]
+    leaves: Option<String>,
+    /// Flags of TCP, with commas between them [default: syn]
+    #[arg(long, value_name = "FLAGS", conflicts_with = "packet")]
+    flags: Option<String>,
+    /// An answer: syn,ack of TCP, an echo reply
+    #[arg(long, conflicts_with_all = ["packet", "flags"])]
+    reply: bool,
+    /// A frame in hexadecimal, or a file of pcap or pcapng, all of whose packets are explained, each by itself
+    #[arg(long, value_name = "HEX|FILE", conflicts_with_all = ["proto", "from", "to"])]
+    packet: Option<String>,
+    /// Explain it under this policy file instead of what is in force
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    #[command(flatten)]
+    engine: Engine,
+    #[command(flatten)]
+    pins: Pins,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which packets are asked about.
+enum Question {
+    Words(Words),
+    Captured(Vec<Captured>),
+}
+
+/// What they are explained by.
+struct Basis {
+    state: State,
+    beside: Beside,
+    live: Option<Maps>,
+    /// Whether `state` is what is in force.
+    in_force: bool,
+    services: BTreeMap<String, String>,
+    /// Rules that only the policy file has.
+    new_rules: BTreeSet<String>,
+    warnings: Vec<String>,
+}
+
+/// Explains packets; the exit code tells whether one is dropped.
+pub fn run(options: &Options) -> Outcome {
+    let question = question(options).map_err(|error| Failure::Usage(error.into()))?;
+    let host = netlink::snapshot();
+    let policy = options.policy.as_deref().map(read_policy).transpose()?;
+    need_privileges()?;
+    let host = host?;
+    let basis = match policy {
+        None => live(options)?,
+        Some(policy) => foreseen(options, &policy, &host)?,
+    };
+    let ifindex = device(options, &question, &basis.state, &host)?;
+    let devices = host.links.iter().map(|link| (link.index, link.name.clone())).collect();
+    let known = Known { state: &basis.state, devices: &devices, services: &basis.services };
+    let frames = frames(&question, &basis.state, ifindex, options.leaves.is_some())
+        .map_err(|error| Failure::Usage(error.into()))?;
+    let running = if basis.in_force { Some(running(&options.pins.bpffs, &host)?) } else { None };
+    let mut explainer =
+        Explainer { known: &known, beside: basis.beside, live: basis.live, running, links: &host.links };
+    let mut answers = Vec::new();
+    for (frame, missing) in frames {
+        let explanation = explainer.explain(&frame)?;
+        let new_rule = explanation.rule.as_ref().is_some_and(|rule| basis.new_rules.contains(rule));
+        answers.push(Answer { explanation, new_rule, missing });
+    }
+    let settings = &basis.state.tables.settings;
+    let report = Report {
+        policy: options.policy.as_ref().map(|file| file.display().to_string()),
+        mode: if settings.observe == 0 { "enforce" } else { "observe" },
+        fast_path: settings.fast_path != 0,
+        new_rules: basis.new_rules.iter().cloned().collect(),
+        packets: answers,
+        warnings: basis.warnings,
+    };
+    for warning in &report.warnings {
+        eprintln!("fw: warning: {warning}");
+    }
+    let text = if options.json {
+        format!("{}\n", serde_json::to_string_pretty(&json!(report))?)
+    } else {
+        report.text()
+    };
+    print(&text)?;
+    Ok(if report.drops() { ExitCode::from(DROPPED) } else { ExitCode::SUCCESS })
+}
+
+/// What is asked, as far as it can be told without the host.
+fn question(options: &Options) -> Result<Question, Unclear> {
+    if let Some(packet) = &options.packet {
+        return Ok(Question::Captured(match std::fs::read(packet) {
+            Ok(content) => frame::capture(packet, &content)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => vec![frame::hex(packet)?],
+            // A frame in hexadecimal may be longer than the name of a file.
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidFilename => vec![frame::hex(packet)?],
+            Err(error) => return Err(Unclear::Capture { file: packet.clone(), what: error.to_string() }),
+        }));
+    }
+    let [proto, from, to] =
+        [&options.proto, &options.from, &options.to].map(|word| word.as_deref().unwrap_or_default());
+    Words::parse([proto, from, to], options.flags.as_deref(), options.reply).map(Question::Words)
+}
+
+/// The tables in force, and the programs beside those that run.
+fn live(options: &Options) -> Result<Basis, Failure> {
+    let directory = Directory::open(&options.pins.bpffs)?;
+    let maps = Maps::open(directory.path())?;
+    // Sets, which may have a million prefixes, are asked where they are.
+    let state = maps.read_around(&Memory::default())?;
+    let services = runtime()?.block_on(async {
+        let asked = async { anyhow::Ok(Docker::connect(&options.engine.docker).await?.snapshot().await?) };
+        match tokio::time::timeout(PATIENCE, asked).await {
+            Ok(Ok(docker)) => services(&docker),
+            // Services are names beside names: without them all else is told.
+            Ok(Err(_)) | Err(_) => BTreeMap::new(),
+        }
+    });
+    let beside = Beside::of(&directory)?;
+    Ok(Basis {
+        state,
+        beside,
+        live: Some(maps),
+        in_force: true,
+        services,
+        new_rules: BTreeSet::new(),
+        warnings: Vec::new(),
+    })
+}
+
+/// How long Docker is waited for to name services.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The tables that a policy file would put in force, and programs that read those.
+fn foreseen(
+    options: &Options,
+    policy: &crate::policy::Policy,
+    host: &HostSnapshot,
+) -> Result<Basis, Failure> {
+    check_uplinks(policy, None, &host.links).map_err(|error| Failure::Usage(error.into()))?;
+    let (current, live) = match Directory::open(&options.pins.bpffs) {
+        Ok(directory) => (in_force(&directory, host)?, Some(Maps::open(directory.path())?)),
+        Err(DirectoryError::Empty { .. }) => (State::default(), None),
+        Err(error) => return Err(error.into()),
+    };
+    let (docker, links) = runtime()?.block_on(ask_docker(&options.engine.docker))?;
+    let docker = with_bridges(docker, host);
+    let inventory = Inventory::new(Some(&docker), host, &links, &policy.static_networks);
+    let wanted = desired(policy, &inventory, &current).map_err(|error| Failure::Usage(error.into()))?;
+    let beside = Beside::with(&wanted.state, &policy.tables.of_maps())?;
+    Ok(Basis {
+        services: services(&docker),
+        new_rules: difference::rules(&wanted.state, &current).into_iter().collect(),
+        state: wanted.state,
+        beside,
+        live,
+        in_force: false,
+        warnings: wanted.warnings,
+    })
+}
+
+/// The services of containers, as compose's labels name them: `PROJECT/SERVICE`, by the container's name.
+fn services(docker: &DockerSnapshot) -> BTreeMap<String, String> {
+    let label = |labels: &BTreeMap<String, String>, name: &str| {
+        labels.get(&format!("com.docker.compose.{name}")).cloned()
+    };
+    let one = |container: &crate::docker::DockerContainer| {
+        let (project, service) = (label(&container.labels, "project")?, label(&container.labels, "service")?);
+        Some((container.name.clone(), format!("{project}/{service}")))
+    };
+    docker.containers.iter().filter_map(one).collect()
+}
+
+/// Where programs of fw run, each with its tag.
+fn running(
+    directory: &Path,
+    host: &HostSnapshot,
+) -> Result<BTreeMap<crate::plan::HookPoint, Option<u64>>, Failure> {
+    let attached = attached_in(directory, &host.links)?;
+    let alive = attached.into_iter().filter(|(_, (_, alive))| *alive).map(|(point, _)| point);
+    alive.map(|point| Ok((point, program_at(directory, point)?))).collect()
+}
+
+/// The device that is meant.
+fn device(
+    options: &Options,
+    question: &Question,
+    state: &State,
+    host: &HostSnapshot,
+) -> Result<u32, Failure> {
+    let usage = |text: String| Failure::Usage(anyhow::anyhow!(text));
+    let known = |ifindex: &u32| state.tables.interfaces.contains_key(ifindex);
+    let named = options.comes_in.as_ref().or(options.leaves.as_ref());
+    let sender = match question {
+        Question::Words(words) if named.is_none() => words.sender(),
+        _ => None,
+    };
+    if let Some(name) = options.container.as_deref().or(sender) {
+        let ports = frame::ports_of(state, name);
+        return match ports[..] {
+            [port] => Ok(port),
+            [] => Err(usage(format!(
+                "no container {name:?} stands behind a port of a bridge that fw knows; expected one of those that \
+                 `fw table endpoints` lists"
+            ))),
+            _ => {
+                let of =
+                    |port: &u32| host.link(*port).map_or_else(|| port.to_string(), |link| link.name.clone());
+                let ports: Vec<_> = ports.iter().map(of).collect();
+                Err(usage(format!(
+                    "the container {name} is on several networks; name its port: --in {}",
+                    ports.join(" or --in ")
+                )))
+            }
+        };
+    }
+    let judged = || {
+        let role = |ifindex: &u32| match role_of(state, *ifindex) {
+            role::UPLINK => "uplink",
+            role::BRIDGE => "bridge",
+            _ => "port",
+        };
+        let links = host.links.iter().filter(|link| known(&link.index));
+        let names: Vec<_> = links.map(|link| format!("{} ({})", link.name, role(&link.index))).collect();
+        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    };
+    let Some(name) = named else {
+        return Err(usage(format!(
+            "where does it come in? expected --in IFACE, --container NAME or --out IFACE; devices that fw judges: {}",
+            judged()
+        )));
+    };
+    let link = host.links.iter().find(|link| link.name == *name);
+    let link = link.filter(|link| known(&link.index));
+    let Some(link) = link else {
+        let what = if host.links.iter().any(|link| link.name == *name) {
+            format!("fw does not judge what comes in by {name}")
+        } else {
+            format!("there is no device {name}")
+        };
+        return Err(usage(format!("{what}; expected one of: {}", judged())));
+    };
+    if options.leaves.is_some() && role_of(state, link.index) != role::UPLINK {
+        return Err(usage(format!(
+            "--out {name}: the host's own packets are judged at uplinks alone; expected one of: {}",
+            judged()
+        )));
+    }
+    Ok(link.index)
+}
+
+/// The frames to explain, each with how many bytes of it the capture left out.
+fn frames(
+    question: &Question,
+    state: &State,
+    ifindex: u32,
+    leaves: bool,
+) -> Result<Vec<(Frame, u32)>, Unclear> {
+    let of = |bytes: Vec<u8>| Frame { ifindex, leaves, bytes };
+    Ok(match question {
+        Question::Words(words) => {
+            let (tuple, flags) = words.tuple(state)?;
+            vec![(of(frame::frame(&state.tables, ifindex, &tuple, flags)), 0)]
+        }
+        Question::Captured(packets) => packets
+            .iter()
+            .map(|captured| {
+                let bytes = match &captured.bytes {
+                    Bytes::Frame(bytes) => bytes.clone(),
+                    Bytes::Packet(packet) => frame::on_link(&state.tables, ifindex, packet),
+                };
+                (of(bytes), captured.missing)
+            })
+            .collect(),
+    })
+}
+
+#[derive(Serialize)]
+struct Report {
+    /// The policy file, if it is not what is in force.
+    policy: Option<String>,
+    mode: &'static str,
+    fast_path: bool,
+    /// Rules that only the policy file has.
+    new_rules: Vec<String>,
+    packets: Vec<Answer>,
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    #[serde(flatten)]
+    explanation: Explanation,
+    /// The rule that decided is one that only the policy file has.
+    new_rule: bool,
+    /// Bytes of the packet that the capture left out.
+    missing: u32,
+}
+
+impl Report {
+    fn drops(&self) -> bool {
+        self.packets.iter().any(|answer| ["drop", "would-drop"].contains(&answer.explanation.verdict))
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        if let Some(file) = &self.policy {
+            text += &format!("under {file}, which is not in force\n");
+        }
+        for (number, answer) in self.packets.iter().enumerate() {
+            if self.packets.len() > 1 {
+                text += &format!("{}packet {}\n", if number == 0 { "" } else { "\n" }, number + 1);
+            }
+            text += &answer.text(self);
+        }
+        text
+    }
+}
+
+impl Answer {
+    fn text(&self, report: &Report) -> String {
+        let Explanation { packet, hooks, .. } = &self.explanation;
+        let end = |address: &Option<String>, port: Option<u16>, who: &Option<String>| {
+            let address = address.clone().unwrap_or_else(|| "?".to_owned());
+            let at = match port {
+                None => address,
+                Some(port) if address.contains(':') => format!("[{address}]:{port}"),
+                Some(port) => format!("{address}:{port}"),
+            };
+            who.as_ref().map_or_else(|| at.clone(), |who| format!("{at} ({who})"))
+        };
+        let mut text = String::new();
+        if packet.proto.is_some() {
+            text += &format!(
+                "{} {} → {}",
+                packet.proto.as_deref().unwrap_or("?"),
+                end(&packet.source, packet.source_port, &packet.source_is),
+                end(&packet.destination, packet.destination_port, &packet.destination_is),
+            );
+        } else {
+            text += "a frame";
+        }
+        for part in [packet.detail.clone(), format!("{} bytes", packet.bytes)] {
+            if !part.is_empty() {
+                text += &format!(", {part}");
+            }
+        }
+        text.push('\n');
+        if self.missing > 0 {
+            text +=
+                &format!("  WARNING: the capture left out {} bytes of it, which may decide\n", self.missing);
+        }
+        for hook in hooks {
+            text += &at_hook(hook);
+        }
+        text + &self.verdict(report)
+    }
+
+    fn verdict(&self, report: &Report) -> String {
+        let Explanation { verdict, reason, rule, hook, device, mark, meaning, advice, policy, .. } =
+            &self.explanation;
+        let mut text = match (hook, reason) {
+            (Some(hook), Some(reason)) => {
+                let rule = rule.as_ref().map_or(String::new(), |rule| format!(", rule {rule:?}"));
+                let new = if self.new_rule { " (new)" } else { "" };
+                let mark = mark.map_or(String::new(), |mark| format!(", marked {}", mark.to_uppercase()));
+                format!("\n{}: {reason}{rule}{new}, by {hook} on {device}{mark}\n", verdict.to_uppercase())
+            }
+            _ => format!("\n{}: no program of fw runs on {device}\n", verdict.to_uppercase()),
+        };
+        if let Some(meaning) = meaning {
+            text += &format!("  {meaning}\n");
+        }
+        if *verdict == "would-drop" {
+            text += "  The policy says mode = \"observe\": it is counted, and goes on.\n";
+        }
+        if let Some(advice) = advice {
+            text += &format!("  {advice}\n");
+        }
+        if let Some(policy) = policy {
+            text += "\nthese lines in the policy would let it pass:\n";
+            text.extend(policy.lines().map(|line| format!("  {line}\n")));
+        }
+        if report.fast_path && *verdict == "accept" {
+            text += "  With fast_path = \"on\" a later packet of its connection may go past all of this, as this one was judged.\n";
+        }
+        text
+    }
+}
+
+/// One hook and its lookups.
+fn at_hook(hook: &AtHook) -> String {
+    let rule = hook.rule.as_ref().map_or(String::new(), |rule| format!(", rule {rule:?}"));
+    let mark = hook.mark.map_or(String::new(), |mark| format!(", marked {}", mark.to_uppercase()));
+    let program = match (&hook.tag, hook.same_program) {
+        (Some(tag), Some(true)) => format!("the loaded program, tag {tag}"),
+        (Some(tag), Some(false)) => format!("this fw's program, tag {tag}, NOT the one that runs there"),
+        (Some(tag), None) => format!("this fw's program, tag {tag}"),
+        (None, _) => "decide on the host".to_owned(),
+    };
+    let mut text = format!("\n{} on {} ({program})\n", hook.hook, hook.device);
+    let width = hook.steps.iter().map(|step| step.table.chars().count()).max().unwrap_or(0);
+    for step in &hook.steps {
+        text += &format!("  {:width$}  {}: {}\n", step.table, step.asked, step.found);
+    }
+    for note in &hook.notes {
+        text += &format!("  {note}\n");
+    }
+    text + &format!("  → {} {}{rule}{mark}\n", hook.verdict, hook.reason.unwrap_or("to the next hook"))
+}
+
+/// The role of a device.
+fn role_of(state: &State, ifindex: u32) -> u8 {
+    state.tables.interfaces.get(&ifindex).map_or(0, |device| device.role)
+}

@@ -1,0 +1,444 @@
+//! `fw explain`: what it says of a packet is what happens to it, and saying it changes nothing.
+
+#[path = "holes/ground.rs"]
+#[expect(dead_code, reason = "shared with the holes, which use more of it")]
+mod ground;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use ground::Ground;
+use serde_json::Value;
+use xtask::lab::frame::{ACK, Mac, SYN, TCP, icmp, ip, ip_frame, tcp, udp};
+use xtask::lab::{Container, HOST, HOST_MAC, HOST6, Lab, OUTSIDE, OUTSIDE_MAC, OUTSIDE6, Place, wait};
+
+/// A packet, where it is sent, and what must become of it.
+struct Case<'a> {
+    name: &'static str,
+    sender: &'a Place,
+    /// The device of the host by which it comes in.
+    device: String,
+    frame: Vec<u8>,
+    /// Hook, verdict, reason, rule.
+    expected: (&'static str, &'static str, &'static str, Option<&'static str>),
+    mark: Option<&'static str>,
+}
+
+#[test]
+fn what_is_explained_is_what_happens() {
+    let Some(ground) = Ground::start("what_is_explained_is_what_happens") else { return };
+    let lab = &ground.lab;
+    lab.network("I", &["--internal", "--subnet=10.3.0.0/24"]).expect("a network");
+    lab.network("N", &["--subnet=10.4.0.0/24"]).expect("a network");
+    let i1 = lab.container("i1", &["--network=I"]).expect("a container");
+    let [n1, n2] = ["n1", "n2"].map(|name| lab.container(name, &["--network=N"]).expect("a container"));
+    let daemon = lab.fw_run(POLICY).expect("fw");
+    let _flow =
+        lab.host().connect_from(PORT, std::net::SocketAddrV4::new(OUTSIDE, 443)).expect("a connection");
+
+    let mut cases = from_outside(&ground);
+    cases.extend(from_containers(&ground, &i1, [&n1, &n2]));
+    let before = left(lab);
+    let explained: Vec<Value> = cases.iter().map(|case| explain(lab, case)).collect();
+    assert_eq!(left(lab), before, "explaining has left something behind");
+
+    for (case, explained) in cases.iter().zip(&explained) {
+        let (hook, verdict, reason, rule) = case.expected;
+        let said = |key: &str| explained[key].as_str();
+        let found = (said("hook"), said("verdict"), said("reason"), said("rule"), said("mark"));
+        assert_eq!(
+            found,
+            (Some(hook), Some(verdict), Some(reason), rule, case.mark),
+            "{}: {explained:#}",
+            case.name
+        );
+        let at = explained["hooks"].as_array().expect("hooks").iter().find(|at| at["hook"] == hook);
+        let at = at.expect("the hook that decides");
+        assert_eq!(
+            (&at["by"], &at["same_program"]),
+            (&"kernel".into(), &true.into()),
+            "{}: {at:#}",
+            case.name
+        );
+        assert_eq!(at["notes"], Value::Array(Vec::new()), "{}: kernel and host agree", case.name);
+        happens(lab, case);
+    }
+    an_event_is_of_a_packet_that_was_sent(lab, &cases[2]);
+    forms_of_asking(&ground);
+    netfilter_comes_next(&ground);
+    daemon.terminate().expect("SIGTERM");
+
+    let daemon = lab.fw_run(&format!("mode = \"observe\"\n{POLICY}")).expect("fw");
+    let (code, said) = ask(lab, &["tcp", "198.18.0.2", "198.18.0.1:22", "--in", "eth0", "--json"]);
+    assert_eq!((code, &said["packets"][0]["verdict"]), (Some(4), &"would-drop".into()), "{said:#}");
+    daemon.terminate().expect("SIGTERM");
+    lab.fw_down().expect("fw down");
+    let (code, said) = ask(lab, &["tcp", "198.18.0.2", "198.18.0.1:22", "--in", "eth0"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.to_string().contains("nothing of fw is in force"), "{said}");
+}
+
+/// Sends the packet: the counter that was named moves, of its hook no other one, and the rule's.
+#[track_caller]
+fn happens(lab: &Lab, case: &Case<'_>) {
+    let (hook, _, reason, rule) = case.expected;
+    let (before, rules) = (counters(lab), rules(lab));
+    let device = "eth0";
+    case.sender.send_frame(device, &case.frame).expect("a frame");
+    let key = (hook.to_owned(), reason.to_owned());
+    let moved = wait::until("the counter that was named", Duration::from_secs(5), || {
+        let now = counters(lab);
+        (now.get(&key) != before.get(&key)).then_some(now)
+    });
+    let moved = moved.unwrap_or_else(|error| {
+        let now = counters(lab);
+        let others: Vec<_> = now.iter().filter(|(key, count)| before.get(*key) != Some(count)).collect();
+        panic!("{}: {error:#}; others have moved: {others:?}", case.name)
+    });
+    let others = moved.iter().filter(|((at, why), count)| {
+        at == hook && why != reason && !NOISE.contains(&why.as_str())
+            && before.get(&(at.clone(), why.clone())) != Some(count)
+            // What answers the packet, and what its answer is answered with, come after it.
+            && why.as_str() >= "a" && is_drop(why)
+    });
+    assert_eq!(others.collect::<Vec<_>>(), Vec::<(&(String, String), &u64)>::new(), "{}", case.name);
+    if let Some(rule) = rule {
+        assert_ne!(self::rules(lab).get(rule), rules.get(rule), "{}: rule {rule}", case.name);
+    }
+}
+
+/// What hosts and containers send by themselves at any moment.
+const NOISE: [&str; 4] = ["essential", "same-network", "unvouched", "not-ip"];
+
+fn is_drop(reason: &str) -> bool {
+    !["reply", "allow-rule", "related-error", "not-ours", "sent", "answer", "later-fragment"]
+        .contains(&reason)
+}
+
+/// The port of the host from which it has a connection to R.
+const PORT: u16 = 41_000;
+
+fn from_outside(ground: &Ground) -> Vec<Case<'_>> {
+    let (host, outside): (IpAddr, IpAddr) = (HOST.into(), OUTSIDE.into());
+    let syn = |from: IpAddr, to: IpAddr, port| tcp((from, 40_000), (to, port), SYN, (1, 0));
+    let flags = |flags| tcp((outside, 40_000), (host, 8080), flags, (1, 0));
+    let quoting = |local: u16| {
+        let quoted = tcp((host, local), (outside, 443), ACK, (1, 1));
+        icmp(outside, host, 3, 3, &[&[0; 4][..], &quoted[..28]].concat())
+    };
+    let a1 = &ground.a1;
+    let (v4, v6) = (a1.ip().expect("IPv4"), a1.ip6().expect("IPv6"));
+    let web = Some("web");
+    let mut malformed = syn(outside, host, 8080);
+    malformed[2..4].copy_from_slice(&2000_u16.to_be_bytes());
+    let of = |name, packet: Vec<u8>, verdict, reason, rule, mark| Case {
+        name,
+        sender: ground.lab.outside(),
+        device: "eth0".to_owned(),
+        frame: ip_frame(HOST_MAC, OUTSIDE_MAC, &packet),
+        expected: ("uplink_ingress", verdict, reason, rule),
+        mark,
+    };
+    let stranger = |last| IpAddr::from(Ipv4Addr::new(198, 18, 0, last));
+    let datagram = udp((outside, 40_000), (host, 6000), b"?");
+    let ping = icmp(outside, host, 8, 0, &[0, 7, 0, 1]);
+    let elsewhere = Ipv4Addr::new(203, 0, 113, 77).into();
+    let answer = tcp((outside, 443), (host, PORT), ACK, (1, 1));
+    vec![
+        of("allowed", syn(outside, host, 8080), "accept", "allow-rule", web, Some("in")),
+        of("source not allowed", datagram, "drop", "source-not-allowed", Some("far-away-only"), None),
+        of("port not allowed", syn(outside, host, 22), "drop", "port-not-allowed", None, None),
+        of("over IPv6", syn(OUTSIDE6.into(), HOST6.into(), 22), "drop", "port-not-allowed", None, None),
+        of("direct access", syn(outside, v4, 80), "drop", "direct-access", None, None),
+        of("direct access over IPv6", syn(OUTSIDE6.into(), v6, 80), "drop", "direct-access", None, None),
+        of("martian", syn(Ipv4Addr::LOCALHOST.into(), host, 8080), "drop", "martian", None, None),
+        of("a source inside", syn(v4, host, 8080), "drop", "source-inside", None, None),
+        of("a source of ours", syn(host, host, 8080), "drop", "source-ours", None, None),
+        of("denied", syn(stranger(66), host, 8080), "drop", "denied", Some("bad"), None),
+        of("malformed", malformed, "drop", "malformed-header", None, None),
+        of("a short fragment", fragment(0x2000, &[0; 8]), "drop", "bad-fragment", None, None),
+        of("a later fragment", fragment(100, &[0; 64]), "pass", "later-fragment", None, None),
+        of("flags that nobody sends", flags(SYN | 1), "drop", "tcp-flags", None, None),
+        of("a reply", answer, "accept", "reply", None, None),
+        of("an error about a flow", quoting(PORT), "accept", "related-error", None, None),
+        of("an error about nothing", quoting(PORT + 1), "drop", "unrelated-error", None, None),
+        of("a ping", ping, "accept", "allow-rule", Some("ping"), None),
+        of("for somebody else", syn(outside, elsewhere, 80), "pass", "not-ours", None, None),
+    ]
+}
+
+/// A fragment of TCP to the host; `at` are the bits of flags and offset.
+fn fragment(at: u16, payload: &[u8]) -> Vec<u8> {
+    let mut packet = ip(OUTSIDE.into(), HOST.into(), TCP, payload);
+    packet[6..8].copy_from_slice(&at.to_be_bytes());
+    packet[10..12].fill(0);
+    let sum = xtask::lab::frame::checksum(&packet[..20]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
+fn from_containers<'a>(ground: &'a Ground, i1: &'a Container, [n1, n2]: [&'a Container; 2]) -> Vec<Case<'a>> {
+    let Ground { lab, a1, a2, b1, .. } = ground;
+    let at = |container: &Container| container.ip().expect("IPv4");
+    let (host, outside): (IpAddr, IpAddr) = (HOST.into(), OUTSIDE.into());
+    let of =
+        |name, sender: &'a Container, from: (Mac, IpAddr), to: (Mac, IpAddr, u16), verdict, reason, mark| {
+            Case {
+                name,
+                sender: &sender.place,
+                device: lab.port_of(sender).expect("its port"),
+                frame: ip_frame(to.0, from.0, &tcp((from.1, 40_000), (to.1, to.2), SYN, (1, 0))),
+                expected: ("port_ingress", verdict, reason, None),
+                mark,
+            }
+        };
+    let mac = |container: &Container| container.mac.expect("a MAC address");
+    let bridge = |name: &str| -> Mac {
+        let path = format!("/sys/class/net/br-{name}/address");
+        lab.host().run(&["cat", &path]).expect("a bridge").parse().expect("a MAC address")
+    };
+    let own = |container: &Container| (mac(container), at(container));
+    let [a, b, i] = ["A", "B", "I"].map(bridge);
+    let (out, in_, reach) = (Some("out"), Some("in"), Some("reach"));
+    vec![
+        of("to another network", a2, own(a2), (a, at(b1), 80), "drop", "isolation", None),
+        of("to a network that it reaches", b1, own(b1), (b, at(a1), 80), "accept", "reach", reach),
+        of("to a neighbour", a2, own(a2), (mac(a1), at(a1), 80), "accept", "same-network", in_),
+        of("to a neighbour without icc", n1, own(n1), (mac(n2), at(n2), 80), "drop", "icc", None),
+        of("from an internal network", i1, own(i1), (i, outside, 443), "drop", "internal", None),
+        of("beyond its egress", b1, own(b1), (b, outside, 443), "drop", "egress", None),
+        of("to a closed host", b1, own(b1), (b, host, 22), "drop", "host-denied", None),
+        of("to the host", a2, own(a2), (a, host, 22), "accept", "to-host", out),
+        of("to the outside", a2, own(a2), (a, outside, 443), "accept", "outbound", out),
+        of(
+            "from a source that is another's",
+            a2,
+            (mac(a2), at(a1)),
+            (a, outside, 443),
+            "drop",
+            "spoofed-source",
+            None,
+        ),
+        of(
+            "from a MAC address that is another's",
+            a2,
+            (mac(a1), at(a2)),
+            (a, outside, 443),
+            "drop",
+            "spoofed-mac",
+            None,
+        ),
+    ]
+}
+
+fn explain(lab: &Lab, case: &Case<'_>) -> Value {
+    let hex: String = case.frame.iter().map(|byte| format!("{byte:02x}")).collect();
+    let (code, said) = ask(lab, &["--packet", &hex, "--in", &case.device, "--json"]);
+    let dropped = case.expected.1 == "drop";
+    assert_eq!(code, Some(if dropped { 4 } else { 0 }), "{}: {said:#}", case.name);
+    said["packets"][0].clone()
+}
+
+/// The exit code of `fw explain`, and what it printed: JSON, or the words on both outputs as a string.
+fn ask(lab: &Lab, arguments: &[&str]) -> (Option<i32>, Value) {
+    let docker = ["--docker", xtask::lab::SOCKET];
+    let output =
+        lab.fw_command(&[&["explain"], arguments, &docker].concat()).expect("fw").output().expect("fw");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let json = serde_json::from_slice(&output.stdout).ok().filter(|_| !output.stdout.is_empty());
+    let words = || Value::String(text(&output.stdout) + &text(&output.stderr));
+    (output.status.code(), json.unwrap_or_else(words))
+}
+
+/// What packets leave behind in the maps in force, and what is pinned.
+fn left(lab: &Lab) -> Vec<(String, String)> {
+    let drops = counters(lab)
+        .into_iter()
+        .filter(|((_, reason), _)| is_drop(reason) && !NOISE.contains(&reason.as_str()));
+    let mut left = vec![("counters".to_owned(), format!("{:?}", drops.collect::<Vec<_>>()))];
+    for table in ["flows", "inbound_flows", "buckets", "datagrams", "rules"] {
+        let mut rows = rows(lab, table);
+        for row in rows.iter_mut().filter_map(Value::as_object_mut) {
+            row.retain(|key, _| key != "idle_seconds" && key != "age_seconds");
+        }
+        left.push((table.to_owned(), format!("{rows:?}")));
+    }
+    left.push(("pins".to_owned(), lab.host().run(&["ls", "-R", xtask::lab::BPFFS]).expect("pins")));
+    left
+}
+
+fn rows(lab: &Lab, table: &str) -> Vec<Value> {
+    let text = lab.fw(&["table", table, "--json"]).expect("fw table");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+fn counters(lab: &Lab) -> BTreeMap<(String, String), u64> {
+    let one = |row: &Value| {
+        let text = |key: &str| row[key].as_str().map(str::to_owned);
+        Some(((text("hook")?, text("reason")?), row["packets"].as_u64()?))
+    };
+    rows(lab, "counters").iter().filter_map(one).collect()
+}
+
+fn rules(lab: &Lab) -> BTreeMap<String, u64> {
+    let one = |row: &Value| Some((row["rule"].as_str()?.to_owned(), row["packets"].as_u64()?));
+    rows(lab, "rules").iter().filter_map(one).collect()
+}
+
+/// Of a drop that is explained no event comes; of one that happens one does.
+fn an_event_is_of_a_packet_that_was_sent(lab: &Lab, dropped: &Case<'_>) {
+    let path = lab.path("/run/lab/monitor.jsonl");
+    let file = File::create(&path).expect("a file");
+    let mut monitor = lab.fw_command(&["monitor", "--json"]).expect("fw");
+    lab.keep_running(monitor.stdout(file)).expect("fw monitor");
+    let sent = |port: u16| {
+        let packet = tcp((OUTSIDE.into(), port), (HOST.into(), 22), SYN, (1, 0));
+        ip_frame(HOST_MAC, OUTSIDE_MAC, &packet)
+    };
+    let lines = || fs::read_to_string(&path).unwrap_or_default();
+    wait::until("the monitor shows a drop", Duration::from_secs(10), || {
+        lab.outside().send_frame("eth0", &sent(50_001)).expect("a frame");
+        lines().contains("50001").then_some(())
+    })
+    .expect("an event");
+    explain(lab, &Case { frame: sent(50_002), device: "eth0".to_owned(), ..*dropped });
+    lab.outside().send_frame("eth0", &sent(50_003)).expect("a frame");
+    wait::until("the monitor shows the last drop", Duration::from_secs(10), || {
+        lines().contains("50003").then_some(())
+    })
+    .expect("an event");
+    assert!(!lines().contains("50002"), "{}", lines());
+}
+
+fn forms_of_asking(ground: &Ground) {
+    let Ground { lab, a2, .. } = ground;
+    let verdict = |arguments: &[&str]| {
+        let (code, said) = ask(lab, &[arguments, &["--json"]].concat());
+        let packet = &said["packets"][0];
+        let word = |key: &str| packet[key].as_str().unwrap_or("-").to_owned();
+        (code, format!("{} {}", word("verdict"), word("reason")))
+    };
+    let is = |arguments: &[&str], code, words: &str| {
+        assert_eq!(verdict(arguments), (Some(code), words.to_owned()), "{arguments:?}");
+    };
+    is(&["tcp", "198.18.0.2:40000", "198.18.0.1:8080", "--in", "eth0"], 0, "accept allow-rule");
+    is(&["tcp", "[2001:db8:18::2]:4000", "[2001:db8:18::1]:22", "--in", "eth0"], 4, "drop port-not-allowed");
+    is(&["icmp", "2001:db8:18::2", "2001:db8:18::1", "--in", "eth0"], 0, "accept allow-rule");
+    is(
+        &["tcp", "198.18.0.2:443", &format!("198.18.0.1:{PORT}"), "--in", "eth0", "--flags", "ack"],
+        0,
+        "accept reply",
+    );
+    is(&["tcp", "198.18.0.2:443", &format!("198.18.0.1:{PORT}"), "--in", "eth0"], 4, "drop port-not-allowed");
+    let from = a2.ip().expect("IPv4").to_string();
+    is(&["tcp", &from, "198.18.0.2:443", "--container", "a2"], 0, "accept outbound");
+    is(&["tcp", "a2", "b1:80"], 4, "drop isolation");
+
+    let (code, text) = ask(lab, &["tcp", "a2", "b1:80"]);
+    let text = text.as_str().expect("words").to_owned();
+    for part in [
+        "DROP: isolation, by port_ingress",
+        "container b1 of network B",
+        "the loaded program, tag ",
+        "reach = [\"B\"]",
+    ] {
+        assert!(code == Some(4) && text.contains(part), "{part:?} is not in:\n{text}");
+    }
+
+    let packets = [(HOST, 22), (HOST, 8080)].map(|(to, port)| {
+        ip_frame(HOST_MAC, OUTSIDE_MAC, &tcp((OUTSIDE.into(), 40_000), (to.into(), port), SYN, (1, 0)))
+    });
+    fs::write(lab.path("/run/lab/two.pcap"), pcap(&packets)).expect("a capture");
+    let (code, said) = ask(lab, &["--packet", "/run/lab/two.pcap", "--in", "eth0", "--json"]);
+    let verdicts: Vec<_> =
+        said["packets"].as_array().expect("packets").iter().map(|one| &one["reason"]).collect();
+    assert_eq!(
+        (code, verdicts),
+        (Some(4), vec![&"port-not-allowed".into(), &"allow-rule".into()]),
+        "{said:#}"
+    );
+
+    let wider = format!("{POLICY}\n[[allow]]\nname = \"ssh\"\nproto = \"tcp\"\nports = [22]\n");
+    fs::write(lab.path("/run/lab/wider.toml"), wider).expect("a policy");
+    let ssh = ["tcp", "198.18.0.2", "198.18.0.1:22", "--in", "eth0", "--json"];
+    let (code, said) = ask(lab, &[&ssh[..], &["--policy", "/run/lab/wider.toml"]].concat());
+    let packet = &said["packets"][0];
+    assert_eq!(
+        (code, &packet["rule"], &packet["new_rule"]),
+        (Some(0), &"ssh".into(), &true.into()),
+        "{said:#}"
+    );
+    assert_eq!(ask(lab, &ssh).0, Some(4), "it is not in force");
+
+    for (arguments, part) in [
+        (&["tcp", "198.18.0.2", "198.18.0.1", "--in", "eth0"][..], "198.18.0.1:443"),
+        (&["tpc", "198.18.0.2", "198.18.0.1:1", "--in", "eth0"], "expected tcp, udp, icmp"),
+        (&["tcp", "198.18.0.2", "198.18.0.1:1"], "devices that fw judges: "),
+        (&["tcp", "198.18.0.2", "198.18.0.1:1", "--in", "lo"], "eth0 (uplink)"),
+        (&["tcp", "198.18.0.2", "198.18.0.1:1", "--in", "nosuch"], "there is no device nosuch"),
+        (&["tcp", "198.18.0.2", "198.18.0.1:1", "--container", "nosuch"], "no container \"nosuch\""),
+        (&["--packet", "nosuch.pcap", "--in", "eth0"], "expected an even number of digits"),
+        (&["--packet", "/run/lab/wider.toml", "--in", "eth0"], "expected pcap or pcapng"),
+        (&["tcp", "198.18.0.2", "--in", "eth0"], "DST"),
+        (&ssh[..3], "expected --in IFACE"),
+    ] {
+        let (code, said) = ask(lab, arguments);
+        let said = said.as_str().expect("words, no JSON").to_owned();
+        assert!(
+            code == Some(2) && said.contains(part),
+            "{arguments:?}: {part:?} is not in ({code:?}): {said}"
+        );
+    }
+}
+
+/// A capture as `tcpdump -w` writes it.
+fn pcap(frames: &[Vec<u8>]) -> Vec<u8> {
+    let number = |number: u32| number.to_le_bytes();
+    let mut file =
+        [number(0xa1b2_c3d4), number(0x0004_0002), number(0), number(0), number(65_535), number(1)].concat();
+    for frame in frames {
+        let length = frame.len() as u32;
+        file.extend([number(1), number(0), number(length), number(length)].concat());
+        file.extend(frame);
+    }
+    file
+}
+
+fn netfilter_comes_next(_ground: &Ground) {}
+
+const POLICY: &str = r#"
+[uplink]
+published = "closed"
+
+[sets]
+far-away = ["203.0.113.0/24"]
+
+[[deny]]
+name = "bad"
+from = ["198.18.0.66"]
+
+[[allow]]
+name = "web"
+proto = "tcp"
+ports = [8080]
+
+[[allow]]
+name = "far-away-only"
+proto = "udp"
+ports = [6000]
+from = ["far-away"]
+
+[[allow]]
+name = "ping"
+proto = "icmp"
+
+[networks.B]
+egress = "none"
+host = "deny"
+reach = ["A"]
+
+[networks.N]
+icc = false
+"#;
