@@ -29,7 +29,7 @@ use ground::Ground;
 use hooks::Hooks;
 pub use hooks::{AttachMode, Attachment, attached_in, program_at, remove_all};
 pub use layout::{Occupant, occupant};
-pub use maps::{Drops, MAP_NAMES, Maps};
+pub use maps::{Drops, MAP_NAMES, Maps, events_id};
 use rebuild::Rebuild;
 
 use crate::desired::Early;

@@ -18,6 +18,7 @@ pub mod inventory;
 pub mod kept;
 pub mod listeners;
 mod memory;
+pub mod monitor;
 pub mod netlink;
 pub mod plan;
 pub mod policy;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, IterableMap, Map, MapData, MapError, MapInfo, PerCpuArray, RingBuf};
 use bytemuck::Zeroable as _;
 use fw_common::event::Event;
 use fw_common::fast::Generation;
@@ -111,6 +111,18 @@ pub(super) fn pinned(directory: &Path, name: &str) -> Result<Map, DatapathError>
     Map::from_map_data(MapData::from_pin(&path).map_err(open)?).map_err(open)
 }
 
+/// The kernel's number of the map `events` that is pinned in a directory now: another one after maps were made anew.
+/// `None` if there is none.
+pub fn events_id(directory: &Path) -> Result<Option<u32>, DatapathError> {
+    let path = directory.join("events");
+    if !path.exists() {
+        return Ok(None);
+    }
+    let info = MapInfo::from_pin(&path);
+    info.map(|info| Some(info.id()))
+        .map_err(|source| failed(&format!("look at the pinned map {}", path.display()), source))
+}
+
 pub(super) fn typed<T: TryFrom<Map, Error = MapError>>(map: Map, name: &str) -> Result<T, DatapathError> {
     map.try_into().map_err(|source| failed(&format!("use map {name}"), source))
 }
@@ -201,6 +213,24 @@ impl Maps {
             ..Memory::default()
         };
         Ok(State { tables, names: self.names()?, ..State::default() })
+    }
+
+    /// Who is who: of the tables those that say it, and the names.
+    pub fn read_who(&self) -> Result<State, DatapathError> {
+        let tables = Memory {
+            interfaces: entries(&self.interfaces, "interfaces")?,
+            subnets: prefixes(&self.subnets, "subnets")?,
+            local_addresses: entries(&self.local_addresses, "local_addresses")?,
+            endpoints: entries(&self.endpoints, "endpoints")?,
+            ..Memory::default()
+        };
+        Ok(State { tables, names: self.names()?, ..State::default() })
+    }
+
+    /// A number that changes with the tables.
+    pub fn generation(&self) -> Result<u32, DatapathError> {
+        let read = self.generation.get(&0, 0).map_err(|source| failed("read map generation", source))?;
+        Ok(read.number)
     }
 
     fn limits(&self) -> Result<BTreeMap<u32, Limit>, DatapathError> {
@@ -380,10 +410,11 @@ impl Maps {
         sum(&self.rules, rule, "rules")
     }
 
-    /// The events that are waiting, oldest first; taken out for good.
-    pub fn take_events(&mut self) -> Vec<Event> {
+    /// The oldest events that are waiting, `most` at most; taken out for good.
+    pub fn take_events(&mut self, most: usize) -> Vec<Event> {
         let mut taken = Vec::new();
-        while let Some(item) = self.events.next() {
+        while taken.len() < most {
+            let Some(item) = self.events.next() else { break };
             if let Ok(event) = bytemuck::try_pod_read_unaligned(&item) {
                 taken.push(event);
             }
