@@ -27,7 +27,7 @@ use early::EarlyDrop;
 pub use foreign::{Foreign, ForeignPlace, foreign_on};
 use ground::Ground;
 use hooks::Hooks;
-pub use hooks::{AttachMode, Attachment, attached_in, program_at, remove_all};
+pub use hooks::{AttachMode, Attachment, Running, attached_in, remove_all, running_at};
 pub use layout::{Occupant, occupant};
 pub use maps::{Drops, MAP_NAMES, Maps, events_id};
 use rebuild::Rebuild;

@@ -5,6 +5,7 @@
 //! fw has a bug, and that is said. Nothing that is in force is written.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use bytemuck::Zeroable as _;
 use fw_common::decide::{Workspace, marked};
@@ -14,13 +15,14 @@ use fw_common::{Action, Hook, Mac, Mark, Reason, Verdict, decide};
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use crate::datapath::{Beside, DatapathError, Judged, Left, Maps, Seen};
+use crate::datapath::{Beside, DatapathError, Judged, Left, Maps, Running, Seen, running_at};
 use crate::netlink::Link;
 use crate::plan::HookPoint;
 use crate::view;
 
 pub mod advice;
 pub mod frame;
+pub mod netfilter;
 pub mod trace;
 
 use trace::{Known, Step, Trace};
@@ -44,10 +46,12 @@ pub struct Explainer<'a> {
     pub beside: Beside,
     /// The maps in force, with what packets have left; none where nothing is in force.
     pub live: Option<Maps>,
-    /// Where programs run, each with the tag of that program; none where the tables are not in force.
-    pub running: Option<BTreeMap<HookPoint, Option<u64>>>,
+    /// The directory of pins, if the tables are those in force: there it is seen where programs run.
+    pub pins: Option<&'a Path>,
     /// The devices.
     pub links: &'a [Link],
+    /// What has been seen of it.
+    pub running: BTreeMap<HookPoint, Option<Running>>,
 }
 
 /// What becomes of a packet, and why.
@@ -70,7 +74,7 @@ pub struct Explanation {
     /// Of a drop, what to do about it.
     pub advice: Option<String>,
     /// Of a drop, lines for the policy file that would let it pass.
-    pub policy: Option<String>,
+    pub would_pass_with: Option<String>,
     /// The packet in words.
     pub packet: Summary,
     /// Each hook on its way, in order.
@@ -171,7 +175,7 @@ impl Explainer<'_> {
             _ => Hook::UplinkIngress,
         };
         let mut hooks = Vec::new();
-        if first == Hook::UplinkIngress && self.runs_at(Hook::UplinkXdp, frame.ifindex) == Some(true) {
+        if first == Hook::UplinkIngress && self.runs_at(Hook::UplinkXdp, frame.ifindex)? == Some(true) {
             hooks.push(self.judge(
                 Hook::UplinkXdp,
                 frame,
@@ -179,7 +183,7 @@ impl Explainer<'_> {
             )?);
         }
         let dropped = |hooks: &[AtHook]| hooks.last().is_some_and(|last| last.outcome.dropped);
-        let judged_at_all = self.runs_at(first, frame.ifindex) != Some(false);
+        let judged_at_all = self.runs_at(first, frame.ifindex)? != Some(false);
         if !dropped(&hooks) && judged_at_all {
             hooks.push(self.judge(first, frame, Seen { ifindex: frame.ifindex, ..Seen::default() })?);
         }
@@ -189,7 +193,7 @@ impl Explainer<'_> {
             let next = self.behind_port(frame, mark);
             goes_up = next.is_some_and(|(hook, _)| hook == Hook::BridgeIngress);
             if let Some((hook, seen)) = next
-                && self.runs_at(hook, seen.ifindex) != Some(false)
+                && self.runs_at(hook, seen.ifindex)? != Some(false)
             {
                 hooks.push(self.judge(hook, frame, seen)?);
                 goes_up &= !dropped(&hooks);
@@ -199,8 +203,13 @@ impl Explainer<'_> {
     }
 
     /// Whether a program runs at this hook; `None` where the tables are not in force.
-    fn runs_at(&self, hook: Hook, ifindex: u32) -> Option<bool> {
-        self.running.as_ref().map(|running| running.contains_key(&HookPoint { ifindex, hook }))
+    fn runs_at(&mut self, hook: Hook, ifindex: u32) -> Result<Option<bool>, DatapathError> {
+        let Some(pins) = self.pins else { return Ok(None) };
+        let point = HookPoint { ifindex, hook };
+        if !self.running.contains_key(&point) {
+            self.running.insert(point, running_at(pins, point, self.links)?);
+        }
+        Ok(self.running.get(&point).map(Option::is_some))
     }
 
     /// The next hook behind that of a container's port: the bridge's, or that of the neighbour's port.
@@ -216,9 +225,10 @@ impl Explainer<'_> {
         let mut endpoints = tables.endpoints.values();
         let neighbour = endpoints.find(|known| known.network == port.network && known.mac == to)?;
         let seen = Seen { ifindex: neighbour.port, ingress_ifindex: frame.ifindex, mark };
-        (self.runs_at(Hook::PortEgress, neighbour.port) != Some(false) && neighbour.port != 0)
-            .then_some((Hook::PortEgress, seen))
-            .filter(|_| tables.network(port.network).is_some_and(|network| network.icc == 0))
+        // Elsewhere there is none, or one that lets everything pass.
+        let apart = tables.network(port.network).is_some_and(|network| network.icc == 0)
+            || tables.interface(neighbour.port).is_some_and(|device| device.apart != 0);
+        (neighbour.port != 0 && apart).then_some((Hook::PortEgress, seen))
     }
 
     fn told(&self, frame: &Frame, hooks: Vec<AtHook>, goes_up: bool) -> Explanation {
@@ -228,7 +238,7 @@ impl Explainer<'_> {
         let reason = decides.and_then(|hook| hook.outcome.reason);
         let words = reason.filter(|reason| *reason != Reason::OtherHost).map(advice::of);
         let drops = decides.is_some_and(|hook| hook.outcome.would_drop);
-        let policy = decides.filter(|hook| hook.outcome.would_drop).and_then(|hook| {
+        let would_pass_with = decides.filter(|hook| hook.outcome.would_drop).and_then(|hook| {
             let Outcome { hook, ifindex, reason, packet, ports, .. } = &hook.outcome;
             advice::policy(self.known, *hook, *ifindex, packet, (*reason)?, ports)
         });
@@ -241,23 +251,27 @@ impl Explainer<'_> {
             mark: decides.and_then(|hook| hook.mark),
             meaning: words.as_ref().map(|(meaning, _)| meaning.clone()),
             advice: words.filter(|_| drops).map(|(_, advice)| advice),
-            policy,
+            would_pass_with,
             packet: self.summary(&packet, frame),
             mark_behind: hooks.last().map_or(0, |last| last.outcome.mark),
-            goes_up,
+            goes_up: goes_up && reason != Some(Reason::OtherHost),
             hooks,
         }
     }
 
     fn summary(&self, packet: &Packet, frame: &Frame) -> Summary {
         let ip = packet.version != 0;
-        let ports = packet.source_port != 0 || packet.destination_port != 0;
+        let has_ports = packet.source_port != 0 || packet.destination_port != 0;
+        let ports = has_ports && !packet.is_icmp();
         let mut detail = Vec::new();
         if packet.tcp_flags != 0 {
             detail.push(format!("flags {}", flags(packet.tcp_flags)));
         }
         if packet.is_icmp() {
             detail.push(format!("type {} code {}", packet.icmp_type, packet.icmp_code));
+            if has_ports {
+                detail.push(format!("identifier {}", packet.source_port | packet.destination_port));
+            }
         }
         if ip && !matches!(packet.fragment(), fw_common::wire::Fragment::Whole) {
             detail.push("a fragment".to_owned());
@@ -387,13 +401,14 @@ impl Explainer<'_> {
         notes: &mut Vec<String>,
     ) -> Result<(Option<String>, Option<bool>), DatapathError> {
         let ours = self.beside.tag(hook)?;
-        let running = self.running.as_ref().and_then(|running| running.get(&HookPoint { ifindex, hook }));
-        let same = running.copied().flatten().map(|theirs| theirs == ours);
+        let running = self.running.get(&HookPoint { ifindex, hook }).copied().flatten();
+        let theirs = running.and_then(|running| running.tag);
+        let same = theirs.map(|theirs| theirs == ours);
         if same == Some(false) {
             notes.push(format!(
                 "WARNING: the program that runs there is another one (tag {:016x}): the daemon is of another build; what it \
                  decides may differ, and its own fw explains it",
-                running.copied().flatten().unwrap_or_default()
+                theirs.unwrap_or_default()
             ));
         }
         Ok((Some(format!("{ours:016x}")), same))

@@ -17,6 +17,7 @@ mod program;
 mod rule;
 mod save;
 mod survey;
+mod walk;
 
 use std::fmt;
 
@@ -26,7 +27,7 @@ use thiserror::Error;
 pub use self::collisions::{Collision, Use, collisions, nft_collisions};
 pub use self::connmark::doctor_marks;
 pub use self::foreseen::{Becomes, RuleChange};
-pub use self::iptables::{Change, Found, Iptables, Outcome, Own, Status, Unreadable};
+pub use self::iptables::{Change, Found, Iptables, Outcome, Own, RuleSets, Status, Unreadable};
 pub use self::layout::{Edit, How, Placed, Report, plan, plan_removal, report, restore_input};
 pub use self::nat::{Nat, Network, Port};
 pub use self::native::Native;
@@ -34,6 +35,7 @@ pub use self::nft::{Backstop, Nft, NftTable, Standing, nft_tables};
 pub(crate) use self::rule::MarkRule;
 pub(crate) use self::save::Save;
 pub use self::survey::{Forwarding, Survey, Translation};
+pub use self::walk::{End, Hit, Locals, Passing};
 
 /// The two-bit field of the packet mark that fw owns, by the number of its lower bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

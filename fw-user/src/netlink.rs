@@ -6,6 +6,7 @@
 mod message;
 mod namespace;
 mod qdisc;
+mod route;
 mod rule;
 mod socket;
 mod watch;
@@ -20,6 +21,7 @@ pub(crate) use self::message::{Reader, aligned};
 pub(crate) use self::namespace::inside_each;
 pub use self::namespace::{ContainerLink, links_of, links_of_each};
 pub use self::qdisc::{Filter, filters, has_filters, remove_clsact_if_unused};
+pub use self::route::{Leads, route};
 pub use self::rule::{RoutingRule, routing_rules};
 pub(crate) use self::socket::{Question, Socket};
 pub use self::watch::{Changed, Joined, Watch, watch};

@@ -4,7 +4,7 @@
 #[expect(dead_code, reason = "shared with the holes, which use more of it")]
 mod ground;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -41,7 +41,7 @@ fn what_is_explained_is_what_happens() {
     let mut cases = from_outside(&ground);
     cases.extend(from_containers(&ground, &i1, [&n1, &n2]));
     let before = left(lab);
-    let explained: Vec<Value> = cases.iter().map(|case| explain(lab, case)).collect();
+    let explained = explain(lab, &cases);
     assert_eq!(left(lab), before, "explaining has left something behind");
 
     for (case, explained) in cases.iter().zip(&explained) {
@@ -65,7 +65,7 @@ fn what_is_explained_is_what_happens() {
         assert_eq!(at["notes"], Value::Array(Vec::new()), "{}: kernel and host agree", case.name);
         happens(lab, case);
     }
-    an_event_is_of_a_packet_that_was_sent(lab, &cases[2]);
+    an_event_is_of_a_packet_that_was_sent(lab);
     forms_of_asking(&ground);
     netfilter_comes_next(&ground);
     daemon.terminate().expect("SIGTERM");
@@ -74,10 +74,23 @@ fn what_is_explained_is_what_happens() {
     let (code, said) = ask(lab, &["tcp", "198.18.0.2", "198.18.0.1:22", "--in", "eth0", "--json"]);
     assert_eq!((code, &said["packets"][0]["verdict"]), (Some(4), &"would-drop".into()), "{said:#}");
     daemon.terminate().expect("SIGTERM");
+    let early = POLICY.replace("[uplink]\n", "[uplink]\nxdp = \"generic\"\n");
+    let daemon = lab.fw_run(&early).expect("fw");
+    let denied = Case { expected: ("uplink_xdp", "drop", "denied", Some("bad")), ..of_name(cases, "denied") };
+    let said = explain(lab, std::slice::from_ref(&denied)).remove(0);
+    let at = &said["hooks"][0];
+    let found = (&said["hook"], &said["reason"], &at["by"], &at["same_program"]);
+    assert_eq!(found, (&"uplink_xdp".into(), &"denied".into(), &"kernel".into(), &true.into()), "{said:#}");
+    happens(lab, &denied);
+    daemon.terminate().expect("SIGTERM");
     lab.fw_down().expect("fw down");
     let (code, said) = ask(lab, &["tcp", "198.18.0.2", "198.18.0.1:22", "--in", "eth0"]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.to_string().contains("nothing of fw is in force"), "{said}");
+}
+
+fn of_name<'a>(cases: Vec<Case<'a>>, name: &str) -> Case<'a> {
+    cases.into_iter().find(|case| case.name == name).expect("a case of that name")
 }
 
 /// Sends the packet: the counter that was named moves, of its hook no other one, and the rule's.
@@ -233,13 +246,26 @@ fn from_containers<'a>(ground: &'a Ground, i1: &'a Container, [n1, n2]: [&'a Con
     ]
 }
 
-fn explain(lab: &Lab, case: &Case<'_>) -> Value {
-    let hex: String = case.frame.iter().map(|byte| format!("{byte:02x}")).collect();
-    let (code, said) = ask(lab, &["--packet", &hex, "--in", &case.device, "--json"]);
-    let dropped = case.expected.1 == "drop";
-    assert_eq!(code, Some(if dropped { 4 } else { 0 }), "{}: {said:#}", case.name);
-    said["packets"][0].clone()
+/// What is said of each packet; those of one device are asked about together, as a capture.
+fn explain(lab: &Lab, cases: &[Case<'_>]) -> Vec<Value> {
+    let mut all = BTreeMap::new();
+    let devices: BTreeSet<&str> = cases.iter().map(|case| case.device.as_str()).collect();
+    for device in devices {
+        let of_it = || cases.iter().enumerate().filter(|(_, case)| case.device == device);
+        let frames: Vec<_> = of_it().map(|(_, case)| case.frame.clone()).collect();
+        fs::write(lab.path(CAPTURE), pcap(&frames)).expect("a capture");
+        let (code, said) = ask(lab, &["--packet", CAPTURE, "--in", device, "--json"]);
+        let dropped = of_it().any(|(_, case)| case.expected.1 == "drop");
+        assert_eq!(code, Some(if dropped { 4 } else { 0 }), "{device}: {said:#}");
+        let packets = said["packets"].as_array().expect("packets").clone();
+        assert_eq!(packets.len(), frames.len(), "{device}");
+        all.extend(of_it().map(|(number, _)| number).zip(packets));
+    }
+    all.into_values().collect()
 }
+
+/// Where a capture lies inside the lab.
+const CAPTURE: &str = "/run/lab/explain.pcap";
 
 /// The exit code of `fw explain`, and what it printed: JSON, or the words on both outputs as a string.
 fn ask(lab: &Lab, arguments: &[&str]) -> (Option<i32>, Value) {
@@ -288,7 +314,7 @@ fn rules(lab: &Lab) -> BTreeMap<String, u64> {
 }
 
 /// Of a drop that is explained no event comes; of one that happens one does.
-fn an_event_is_of_a_packet_that_was_sent(lab: &Lab, dropped: &Case<'_>) {
+fn an_event_is_of_a_packet_that_was_sent(lab: &Lab) {
     let path = lab.path("/run/lab/monitor.jsonl");
     let file = File::create(&path).expect("a file");
     let mut monitor = lab.fw_command(&["monitor", "--json"]).expect("fw");
@@ -303,7 +329,8 @@ fn an_event_is_of_a_packet_that_was_sent(lab: &Lab, dropped: &Case<'_>) {
         lines().contains("50001").then_some(())
     })
     .expect("an event");
-    explain(lab, &Case { frame: sent(50_002), device: "eth0".to_owned(), ..*dropped });
+    let hex: String = sent(50_002).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(ask(lab, &["--packet", &hex, "--in", "eth0", "--json"]).0, Some(4));
     lab.outside().send_frame("eth0", &sent(50_003)).expect("a frame");
     wait::until("the monitor shows the last drop", Duration::from_secs(10), || {
         lines().contains("50003").then_some(())
@@ -346,19 +373,6 @@ fn forms_of_asking(ground: &Ground) {
     ] {
         assert!(code == Some(4) && text.contains(part), "{part:?} is not in:\n{text}");
     }
-
-    let packets = [(HOST, 22), (HOST, 8080)].map(|(to, port)| {
-        ip_frame(HOST_MAC, OUTSIDE_MAC, &tcp((OUTSIDE.into(), 40_000), (to.into(), port), SYN, (1, 0)))
-    });
-    fs::write(lab.path("/run/lab/two.pcap"), pcap(&packets)).expect("a capture");
-    let (code, said) = ask(lab, &["--packet", "/run/lab/two.pcap", "--in", "eth0", "--json"]);
-    let verdicts: Vec<_> =
-        said["packets"].as_array().expect("packets").iter().map(|one| &one["reason"]).collect();
-    assert_eq!(
-        (code, verdicts),
-        (Some(4), vec![&"port-not-allowed".into(), &"allow-rule".into()]),
-        "{said:#}"
-    );
 
     let wider = format!("{POLICY}\n[[allow]]\nname = \"ssh\"\nproto = \"tcp\"\nports = [22]\n");
     fs::write(lab.path("/run/lab/wider.toml"), wider).expect("a policy");
@@ -406,7 +420,52 @@ fn pcap(frames: &[Vec<u8>]) -> Vec<u8> {
     file
 }
 
-fn netfilter_comes_next(_ground: &Ground) {}
+/// Where Docker leads what fw lets in, and what its own rules make of the rest; the kernel's counters say the same.
+fn netfilter_comes_next(ground: &Ground) {
+    let Ground { lab, a1, a2, .. } = ground;
+    let next = |arguments: &[&str]| {
+        let (_, said) = ask(lab, &[arguments, &["--json"]].concat());
+        said["packets"][0]["netfilter"].clone()
+    };
+    let web = next(&["tcp", "198.18.0.2", "198.18.0.1:8080", "--in", "eth0"]);
+    let container = a1.ip().expect("IPv4");
+    assert_eq!(web["dnat"], Value::from(format!("{container}:80")), "{web:#}");
+    assert_eq!(
+        (&web["to"], &web["leaves"], &web["end"]),
+        (&"container a1 of network A".into(), &"br-A".into(), &"accept".into())
+    );
+    let rules: Vec<_> =
+        web["rules"].as_array().expect("rules").iter().map(|at| at["chain"].as_str().unwrap_or("")).collect();
+    assert_eq!(rules.iter().filter(|chain| **chain == "DOCKER-USER").count(), 1, "fw's mark: {web:#}");
+    assert!(ground.lab.outside().tcp((HOST, 8080).into()).expect("a probe").reached_at("a1"), "so it is");
+
+    let ping = next(&["icmp", "198.18.0.2", "198.18.0.1", "--in", "eth0"]);
+    assert_eq!((&ping["end"], &ping["dnat"]), (&"to-host".into(), &Value::Null), "{ping:#}");
+    let from = a2.ip().expect("IPv4").to_string();
+    let out = next(&["tcp", &from, "198.18.0.2:443", "--container", "a2"]);
+    assert_eq!(
+        (&out["end"], &out["leaves"], &out["source_nat"]),
+        (&"accept".into(), &"eth0".into(), &"MASQUERADE".into()),
+        "{out:#}"
+    );
+    let reply =
+        next(&["tcp", "198.18.0.2:443", &format!("198.18.0.1:{PORT}"), "--in", "eth0", "--flags", "ack"]);
+    assert_eq!(reply["end"], Value::from("to-host"), "{reply:#}");
+
+    // A rule of the administrator's stands before fw's: it is named, and it is what happens.
+    let rule = ["-s", "198.18.0.2", "-j", "DROP"];
+    lab.host().run(&[&["iptables", "-w", "-I", "DOCKER-USER"], &rule[..]].concat()).expect("iptables");
+    let dropped = next(&["tcp", "198.18.0.2", "198.18.0.1:8080", "--in", "eth0"]);
+    assert_eq!(dropped["end"], Value::from("drop"), "{dropped:#}");
+    assert!(dropped["why"].as_str().expect("why").contains("-s 198.18.0.2/32 -j DROP"), "{dropped:#}");
+    lab.host().run(&[&["iptables", "-w", "-D", "DOCKER-USER"], &rule[..]].concat()).expect("iptables");
+    // One that is not known here is not guessed.
+    let rule = ["-m", "hashlimit", "--hashlimit-above", "5/sec", "--hashlimit-name", "x", "-j", "DROP"];
+    lab.host().run(&[&["iptables", "-w", "-I", "FORWARD"], &rule[..]].concat()).expect("iptables");
+    let unknown = next(&["tcp", "198.18.0.2", "198.18.0.1:8080", "--in", "eth0"]);
+    assert_eq!(unknown["end"], Value::from("cannot-tell"), "{unknown:#}");
+    lab.host().run(&[&["iptables", "-w", "-D", "FORWARD"], &rule[..]].concat()).expect("iptables");
+}
 
 const POLICY: &str = r#"
 [uplink]

@@ -1,7 +1,7 @@
 //! `fw explain`: what becomes of a packet and why, step by step, by the loaded programs; changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,17 +13,18 @@ use serde_json::json;
 
 use super::plan::{ask_docker, in_force};
 use super::{DROPPED, Engine, Failure, Outcome, Pins, need_privileges, print, read_policy, runtime};
-use crate::datapath::{Beside, Directory, DirectoryError, Maps, attached_in, program_at};
+use crate::datapath::{Beside, Directory, DirectoryError, Maps};
 use crate::desired::desired;
 use crate::difference;
 use crate::docker::{Docker, DockerSnapshot};
 use crate::explain::frame::{self, Bytes, Captured, Unclear, Words};
+use crate::explain::netfilter::{At, Netfilter, Next};
 use crate::explain::trace::Known;
 use crate::explain::{AtHook, Explainer, Explanation, Frame};
 use crate::inventory::{Inventory, with_bridges};
 use crate::netlink::{self, HostSnapshot};
 use crate::plan::State;
-use crate::reconcile::check_uplinks;
+use crate::reconcile::{chain, check_uplinks};
 
 /// Options of `fw explain`.
 ///
@@ -112,14 +113,33 @@ pub fn run(options: &Options) -> Outcome {
     let known = Known { state: &basis.state, devices: &devices, services: &basis.services };
     let frames = frames(&question, &basis.state, ifindex, options.leaves.is_some())
         .map_err(|error| Failure::Usage(error.into()))?;
-    let running = if basis.in_force { Some(running(&options.pins.bpffs, &host)?) } else { None };
-    let mut explainer =
-        Explainer { known: &known, beside: basis.beside, live: basis.live, running, links: &host.links };
+    let mut explainer = Explainer {
+        known: &known,
+        beside: basis.beside,
+        live: basis.live,
+        pins: basis.in_force.then_some(options.pins.bpffs.as_path()),
+        links: &host.links,
+        running: BTreeMap::new(),
+    };
+    let mut warnings = basis.warnings;
+    let mut netfilter = None;
     let mut answers = Vec::new();
     for (frame, missing) in frames {
         let explanation = explainer.explain(&frame)?;
+        let next = if explanation.goes_up {
+            // By the device that has the address: of a port its bridge.
+            let device =
+                known.state.tables.interfaces.get(&ifindex).map_or(ifindex, |device| device.l3_device);
+            let read = netfilter.get_or_insert_with(Netfilter::read);
+            read.as_ref().ok().map(|netfilter| netfilter.next(&known, &host, &explanation, device))
+        } else {
+            None
+        };
         let new_rule = explanation.rule.as_ref().is_some_and(|rule| basis.new_rules.contains(rule));
-        answers.push(Answer { explanation, new_rule, missing });
+        answers.push(Answer { explanation, netfilter: next, new_rule, missing });
+    }
+    if let Some(Err(error)) = &netfilter {
+        warnings.push(format!("cannot tell what netfilter does next: {}", chain(error)));
     }
     let settings = &basis.state.tables.settings;
     let report = Report {
@@ -128,7 +148,7 @@ pub fn run(options: &Options) -> Outcome {
         fast_path: settings.fast_path != 0,
         new_rules: basis.new_rules.iter().cloned().collect(),
         packets: answers,
-        warnings: basis.warnings,
+        warnings,
     };
     for warning in &report.warnings {
         eprintln!("fw: warning: {warning}");
@@ -227,16 +247,6 @@ fn services(docker: &DockerSnapshot) -> BTreeMap<String, String> {
     docker.containers.iter().filter_map(one).collect()
 }
 
-/// Where programs of fw run, each with its tag.
-fn running(
-    directory: &Path,
-    host: &HostSnapshot,
-) -> Result<BTreeMap<crate::plan::HookPoint, Option<u64>>, Failure> {
-    let attached = attached_in(directory, &host.links)?;
-    let alive = attached.into_iter().filter(|(_, (_, alive))| *alive).map(|(point, _)| point);
-    alive.map(|point| Ok((point, program_at(directory, point)?))).collect()
-}
-
 /// The device that is meant.
 fn device(
     options: &Options,
@@ -271,14 +281,13 @@ fn device(
         };
     }
     let judged = || {
-        let role = |ifindex: &u32| match role_of(state, *ifindex) {
-            role::UPLINK => "uplink",
-            role::BRIDGE => "bridge",
-            _ => "port",
-        };
-        let links = host.links.iter().filter(|link| known(&link.index));
-        let names: Vec<_> = links.map(|link| format!("{} ({})", link.name, role(&link.index))).collect();
-        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+        let of_role = |wanted| host.links.iter().filter(move |link| role_of(state, link.index) == wanted);
+        let uplinks = of_role(role::UPLINK).map(|link| format!("{} (uplink)", link.name));
+        let bridges = of_role(role::BRIDGE).map(|link| format!("{} (bridge)", link.name));
+        let ports = of_role(role::PORT).count();
+        let ports = (ports > 0).then(|| format!("the ports of {ports} containers (--container NAME)"));
+        let all: Vec<_> = uplinks.chain(bridges).chain(ports).collect();
+        if all.is_empty() { "none".to_owned() } else { all.join(", ") }
     };
     let Some(name) = named else {
         return Err(usage(format!(
@@ -347,6 +356,8 @@ struct Report {
 struct Answer {
     #[serde(flatten)]
     explanation: Explanation,
+    /// What netfilter does next, if the packet goes on into the host's IP.
+    netfilter: Option<Next>,
     /// The rule that decided is one that only the policy file has.
     new_rule: bool,
     /// Bytes of the packet that the capture left out.
@@ -409,12 +420,17 @@ impl Answer {
         for hook in hooks {
             text += &at_hook(hook);
         }
-        text + &self.verdict(report)
+        text += &self.verdict(report);
+        if let Some(next) = &self.netfilter {
+            text += &netfilter(next, report);
+        }
+        text
     }
 
     fn verdict(&self, report: &Report) -> String {
-        let Explanation { verdict, reason, rule, hook, device, mark, meaning, advice, policy, .. } =
-            &self.explanation;
+        let Explanation {
+            verdict, reason, rule, hook, device, mark, meaning, advice, would_pass_with, ..
+        } = &self.explanation;
         let mut text = match (hook, reason) {
             (Some(hook), Some(reason)) => {
                 let rule = rule.as_ref().map_or(String::new(), |rule| format!(", rule {rule:?}"));
@@ -433,9 +449,9 @@ impl Answer {
         if let Some(advice) = advice {
             text += &format!("  {advice}\n");
         }
-        if let Some(policy) = policy {
+        if let Some(lines) = would_pass_with {
             text += "\nthese lines in the policy would let it pass:\n";
-            text.extend(policy.lines().map(|line| format!("  {line}\n")));
+            text.extend(lines.lines().map(|line| format!("  {line}\n")));
         }
         if report.fast_path && *verdict == "accept" {
             text += "  With fast_path = \"on\" a later packet of its connection may go past all of this, as this one was judged.\n";
@@ -463,6 +479,32 @@ fn at_hook(hook: &AtHook) -> String {
         text += &format!("  {note}\n");
     }
     text + &format!("  → {} {}{rule}{mark}\n", hook.verdict, hook.reason.unwrap_or("to the next hook"))
+}
+
+/// What comes behind fw.
+fn netfilter(next: &Next, report: &Report) -> String {
+    let mut text = "\nnetfilter, by the rules that stand now\n".to_owned();
+    if report.policy.is_some() {
+        text += "  (those that fw would write for the policy may not be among them)\n";
+    }
+    for At { place, hit } in &next.rules {
+        text += &format!("  {place} {} {}: {}\n", hit.table, hit.chain, hit.rule);
+    }
+    let to = next.to.as_ref().map_or(String::new(), |to| format!(" ({to})"));
+    if let Some(dnat) = &next.dnat {
+        text += &format!("  its destination becomes {dnat}{to}\n");
+    }
+    if let Some(leaves) = &next.leaves {
+        text += &format!("  routed out by {leaves}\n");
+    }
+    if let Some(how) = &next.source_nat {
+        text += &format!("  its source is translated: {how}\n");
+    }
+    for note in &next.notes {
+        text += &format!("  {note}\n");
+    }
+    let why = next.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
+    text + &format!("  → {}{why}\n", next.end)
 }
 
 /// The role of a device.

@@ -328,10 +328,7 @@ pub fn attached_in(
     let pins = pins_in(&directory.join(HOOK_PINS))?;
     let look = |(point, pin): (HookPoint, Pin)| {
         let device = devices.iter().find(|link| link.index == point.ifindex);
-        let alive = device.is_some_and(|device| match pin.how {
-            Attachment::Tcx | Attachment::Clsact => runs(point, pin.how, &device.name),
-            Attachment::XdpNative | Attachment::XdpGeneric => super::early::runs(&pin.path, device),
-        });
+        let alive = device.is_some_and(|device| is_alive(point, &pin, device));
         (point, (pin.how, alive))
     };
     Ok(pins.into_iter().map(look).collect())
@@ -355,9 +352,25 @@ fn runs(point: HookPoint, how: Attachment, device: &str) -> bool {
     }
 }
 
-/// The tag (a digest of its instructions) of the program of ours that runs at this hook; `None` if none is known to.
-pub fn program_at(directory: &Path, point: HookPoint) -> Result<Option<u64>, DatapathError> {
-    let Some(pin) = pins_in(&directory.join(HOOK_PINS))?.remove(&point) else { return Ok(None) };
+/// A program of ours that runs at a hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// The digest of its instructions; `None` if it cannot be told.
+    pub tag: Option<u64>,
+}
+
+/// What runs at this hook, if the kernel says so as well as the pin.
+pub fn running_at(
+    directory: &Path,
+    point: HookPoint,
+    devices: &[Link],
+) -> Result<Option<Running>, DatapathError> {
+    let pin = pins_in(&directory.join(HOOK_PINS))?.remove(&point);
+    let device = devices.iter().find(|link| link.index == point.ifindex);
+    let Some((pin, device)) = pin.zip(device) else { return Ok(None) };
+    if !is_alive(point, &pin, device) {
+        return Ok(None);
+    }
     let number = match pin.how {
         Attachment::Clsact => our_filter(point)?.and_then(|filter| filter.program),
         Attachment::Tcx | Attachment::XdpNative | Attachment::XdpGeneric => {
@@ -366,7 +379,14 @@ pub fn program_at(directory: &Path, point: HookPoint) -> Result<Option<u64>, Dat
         }
     };
     let mut programs = aya::programs::loaded_programs().flatten();
-    Ok(programs.find(|info| Some(info.id()) == number).map(|info| info.tag()))
+    Ok(Some(Running { tag: programs.find(|info| Some(info.id()) == number).map(|info| info.tag()) }))
+}
+
+fn is_alive(point: HookPoint, pin: &Pin, device: &Link) -> bool {
+    match pin.how {
+        Attachment::Tcx | Attachment::Clsact => runs(point, pin.how, &device.name),
+        Attachment::XdpNative | Attachment::XdpGeneric => super::early::runs(&pin.path, device),
+    }
 }
 
 pub(super) struct Pin {

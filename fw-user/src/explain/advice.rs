@@ -17,7 +17,8 @@ pub fn of(reason: Reason) -> (String, String) {
         let mut cells = line.strip_prefix('|')?.split(" | ").map(|cell| cell.trim_matches([' ', '|']));
         (cells.next()? == number).then(|| (cells.nth(1), cells.next()))
     });
-    let plain = |cell: Option<&str>| cell.map(without_links).unwrap_or_default();
+    let plain =
+        |cell: Option<&str>| cell.map(|cell| without_links(cell).replace('`', "")).unwrap_or_default();
     row.map_or_else(Default::default, |(meaning, advice)| (plain(meaning), plain(advice)))
 }
 
@@ -72,15 +73,12 @@ pub fn policy(
         Some(format!("[[{kind}]]\nname = {name:?}\nproto = {proto:?}\n{ports}{side} = [{peer:?}]\n"))
     };
     match reason {
-        Reason::PortNotAllowed | Reason::DirectAccess if tables.subnet(&packet.destination).is_none() => {
-            rule("allow", "from", packet.source.to_string())
-        }
+        Reason::PortNotAllowed => rule("allow", "from", packet.source.to_string()),
         Reason::SourceNotAllowed => {
-            let name = ports.iter().rev().find_map(|port| known.rule(port.rule))?;
-            Some(format!(
-                "# in the [[allow]] rule {name:?}, or in a set that it names\nfrom = [..., \"{}\"]\n",
-                packet.source
-            ))
+            let port = ports.iter().rev().find(|port| port.rule != 0)?;
+            let from = listed(known.names().zones(port.zones), packet.source.to_string());
+            let name = known.rule(port.rule)?;
+            Some(format!("# in the rule {name:?}, or in a set that it names:\nfrom = {from}\n"))
         }
         Reason::OutNotAllowed => rule("out", "to", packet.destination.to_string()),
         Reason::Icc | Reason::Unvouched => section("icc = true\n"),
@@ -88,7 +86,17 @@ pub fn policy(
             let to = network_of(&packet.destination)?;
             section(&format!("reach = [{to:?}]\n"))
         }
-        Reason::Egress => Some(format!("{}egress = [..., \"{}\"]\n", container()?, packet.destination)),
+        Reason::Egress => {
+            let terms = device.filter(|_| hook == Hook::PortIngress).map(|device| device.terms);
+            let terms = terms.or_else(|| Some(tables.network(device?.network)?.terms))?;
+            let open = match view::egress(&terms, known.names()) {
+                serde_json::Value::Array(open) => {
+                    open.iter().filter_map(|place| place.as_str().map(str::to_owned)).collect()
+                }
+                _ => Vec::new(),
+            };
+            Some(format!("{}egress = {}\n", container()?, listed(open, packet.destination.to_string())))
+        }
         Reason::HostDenied => Some(format!("{}host = \"allow\"\n", container()?)),
         Reason::SpoofedMac | Reason::SpoofedSource | Reason::SpoofedNeighbour => {
             section("spoofing = \"allow\"\n")
@@ -97,14 +105,18 @@ pub fn policy(
     }
 }
 
+/// A list of TOML with one more.
+fn listed(mut places: Vec<String>, another: String) -> String {
+    places.push(another);
+    format!("{places:?}")
+}
+
 /// Protocol and port as a rule names them; `None` for what no rule can name.
 fn service(packet: &Packet) -> Option<(String, Option<u16>)> {
     Some(match packet.protocol {
-        proto::TCP | proto::UDP | proto::SCTP => {
-            (view::protocol(packet.protocol), Some(packet.destination_port))
-        }
-        proto::ICMP | proto::ICMPV6 => ("icmp".to_owned(), None),
-        proto::GRE => ("gre".to_owned(), None),
+        proto::TCP | proto::UDP => (view::protocol(packet.protocol), Some(packet.destination_port)),
+        // Only who asks; an answer belongs to a flow, or to nothing.
+        proto::ICMP | proto::ICMPV6 if packet.is_icmp_of(8, 128) => ("icmp".to_owned(), None),
         _ => return None,
     })
 }
@@ -130,6 +142,47 @@ mod tests {
                 reason.name()
             );
         }
+    }
+
+    /// What is advised is policy, whatever the packet.
+    #[test]
+    fn lines_are_a_policy() {
+        use bytemuck::Zeroable as _;
+        use fw_common::tables::{Interface, NameKey, Network, Subnet, name_kind};
+        use std::collections::BTreeMap;
+
+        let address = |text: &str| fw_common::Address::from(text.parse::<std::net::IpAddr>().expect("one"));
+        let mut state = crate::plan::State::default();
+        for (id, name) in [(5, "back end"), (6, "front")] {
+            state.names.insert(NameKey { kind: name_kind::NETWORK, id }, name.to_owned());
+            state.tables.networks.insert(id, Network::zeroed());
+        }
+        state.names.insert(NameKey { kind: name_kind::ENDPOINT, id: 7 }, "web.1".to_owned());
+        state.names.insert(NameKey { kind: name_kind::RULE, id: 1 }, "web".to_owned());
+        let port = Interface { network: 5, endpoint_known: 1, ..Interface::zeroed() };
+        state.tables.interfaces.insert(7, port);
+        let front = fw_common::tables::Prefix::new(address("172.18.0.0"), 112);
+        state.tables.subnets.insert(front, Subnet { network: 6 });
+        let (devices, services) = (BTreeMap::new(), BTreeMap::new());
+        let known = Known { state: &state, devices: &devices, services: &services };
+        let port = Port { rule: 1, ..Port::zeroed() };
+        let mut given = 0;
+        for reason in Reason::ALL {
+            for protocol in [proto::TCP, proto::UDP, proto::SCTP, proto::ICMP, proto::ICMPV6, proto::GRE, 89]
+            {
+                let mut packet = Packet::zeroed();
+                (packet.source, packet.destination) = (address("198.51.100.7"), address("172.18.0.2"));
+                (packet.protocol, packet.destination_port) = (protocol, 80);
+                let lines = policy(&known, Hook::PortIngress, 7, &packet, *reason, &[port]);
+                let Some(lines) = lines.filter(|_| *reason != Reason::SourceNotAllowed) else { continue };
+                let text = format!("{lines}\n[networks.front]\n");
+                let file = std::path::Path::new("policy.toml");
+                let parsed = crate::policy::Policy::parse(&text, file, file);
+                assert!(parsed.is_ok(), "{}: {text}{parsed:?}", reason.name());
+                given += 1;
+            }
+        }
+        assert!(given > 0);
     }
 
     #[test]

@@ -283,13 +283,17 @@ pub fn on_link(tables: &Memory, ifindex: u32, packet: &[u8]) -> Vec<u8> {
     if device.is_some_and(|device| device.link_layer == link_layer::NONE) {
         return packet.to_vec();
     }
-    let (v4, destination) = destination(packet);
+    let (v4, source, destination) = ends(packet);
     let mac = |ifindex| tables.interface(ifindex).map_or(Mac::default(), |device| device.mac);
+    let container = |address: Option<Address>| address.and_then(|address| tables.endpoint(&address));
     let (to, from) = match device {
         Some(device) if device.role == role::PORT => {
-            let endpoint = destination.and_then(|address| tables.endpoint(&address));
-            let neighbour = endpoint.filter(|to| to.network == device.network && to.mac != Mac::default());
+            let neighbour =
+                container(destination).filter(|to| to.network == device.network && to.mac != Mac::default());
             (neighbour.map_or_else(|| mac(device.network), |neighbour| neighbour.mac), device.mac)
+        }
+        Some(device) if device.role == role::BRIDGE => {
+            (mac(ifindex), container(source).map_or(PEER, |container| container.mac))
         }
         _ => (mac(ifindex), PEER),
     };
@@ -300,18 +304,19 @@ pub fn on_link(tables: &Memory, ifindex: u32, packet: &[u8]) -> Vec<u8> {
 /// Some neighbour beyond an uplink: an address that nobody is given (locally administered).
 const PEER: Mac = Mac { bytes: [0x02, 0, 0, 0, 0xfe, 0x01] };
 
-/// Whether it is IPv4, and where the packet goes.
-fn destination(packet: &[u8]) -> (bool, Option<Address>) {
-    match packet.first().map(|first| first >> 4) {
-        Some(6) => {
-            let address = packet.get(24..40).and_then(|bytes| bytes.try_into().ok());
-            (false, address.map(Address::v6))
+/// Whether it is IPv4, where the packet comes from and where it goes.
+fn ends(packet: &[u8]) -> (bool, Option<Address>, Option<Address>) {
+    let v4 = packet.first().is_none_or(|first| first >> 4 != 6);
+    let at = |offset: usize| {
+        if v4 {
+            let bytes = packet.get(offset..)?.first_chunk::<4>()?;
+            Some(IpAddr::from(*bytes).into())
+        } else {
+            Some(Address::v6(*packet.get(offset..)?.first_chunk::<16>()?))
         }
-        _ => {
-            let address = packet.get(16..20).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
-            (true, address.map(|bytes| IpAddr::from(bytes).into()))
-        }
-    }
+    };
+    let (source, destination) = if v4 { (at(12), at(16)) } else { (at(8), at(24)) };
+    (v4, source, destination)
 }
 
 /// A packet as it was captured.
@@ -450,6 +455,44 @@ mod tests {
         let bytes = Bytes::Frame(vec![0x45, 0, 0xff]);
         assert_eq!(hex("45:00 ff").map(|captured| captured.bytes), Ok(bytes));
         assert!(hex("450").is_err() && hex("").is_err() && hex("4g").is_err());
+    }
+
+    #[test]
+    fn captures_of_both_forms_and_of_any_device_are_read() {
+        use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
+        use pcap_file::pcapng::PcapNgWriter;
+        use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketBlock;
+        use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionBlock;
+        use std::borrow::Cow;
+        use std::time::Duration;
+
+        let data = [7; 24];
+        for (link, expected) in [
+            (DataLink::ETHERNET, Bytes::Frame(vec![7; 24])),
+            (DataLink::RAW, Bytes::Packet(vec![7; 24])),
+            (DataLink::LINUX_SLL, Bytes::Packet(vec![7; 8])),
+            (DataLink::LINUX_SLL2, Bytes::Packet(vec![7; 4])),
+        ] {
+            let expected = vec![Captured { bytes: expected, missing: 6 }];
+            let header = PcapHeader { datalink: link, ..PcapHeader::default() };
+            let mut old = PcapWriter::with_header(Vec::new(), header).expect("a header");
+            old.write_packet(&PcapPacket::new(Duration::ZERO, 30, &data)).expect("a packet");
+            assert_eq!(capture("x", &old.into_writer()), Ok(expected.clone()), "{link:?}");
+
+            let mut new = PcapNgWriter::new(Vec::new()).expect("a header");
+            let interface = InterfaceDescriptionBlock { linktype: link, snaplen: 0, options: Vec::new() };
+            new.write_pcapng_block(interface).expect("an interface");
+            let packet = EnhancedPacketBlock {
+                interface_id: 0,
+                timestamp: Duration::ZERO,
+                original_len: 30,
+                data: Cow::Borrowed(&data),
+                options: Vec::new(),
+            };
+            new.write_pcapng_block(packet).expect("a packet");
+            assert_eq!(capture("x", &new.into_inner()), Ok(expected), "{link:?}");
+        }
+        assert!(capture("x", &[]).is_err());
     }
 
     #[test]

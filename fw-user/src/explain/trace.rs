@@ -470,11 +470,9 @@ impl Tables for Trace<'_> {
 
 /// A service: protocol, address and port, where the protocol has ports.
 pub fn place(proto: u8, address: &str, port: u16) -> String {
-    match (port, address.contains(':')) {
-        (0, _) => format!("{} {address}", view::protocol(proto)),
-        (port, true) => format!("{} [{address}]:{port}", view::protocol(proto)),
-        (port, false) => format!("{} {address}:{port}", view::protocol(proto)),
-    }
+    let address = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+    let port = if port == 0 { String::new() } else { format!(":{port}") };
+    format!("{} {address}{port}", view::protocol(proto))
 }
 
 /// A flow's ends, ours first.

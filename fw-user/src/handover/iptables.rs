@@ -14,6 +14,7 @@ use super::own::{concerns_own, docker_writes, has_own, own_rules, plan_own};
 use super::program::{PATIENCE, run, search, search_path};
 use super::save::Save;
 use super::survey::Survey;
+use super::walk::{End, Hit, Locals, Passing, walk};
 use super::{Desired, Family, Flavour, HandoverError, Nat, Place};
 
 /// How long another holder of the xtables lock is waited for.
@@ -45,6 +46,35 @@ impl OwnChains {
     fn edits(&self, desired: &Desired, place: Place, save: &Save<'_>, text: &str) -> Vec<Edit> {
         let marks = if self.owned.contains(&place.family) { plan_removal(text) } else { plan(text, desired) };
         [marks, plan_own(save, self.chains.get(&place).map(Vec::as_slice).unwrap_or_default())].concat()
+    }
+}
+
+/// All rule sets at one moment, as iptables-save prints them.
+#[derive(Clone, Debug, Default)]
+pub struct RuleSets {
+    texts: BTreeMap<Place, String>,
+}
+
+impl RuleSets {
+    /// What this chain of the system does with a packet, in each rule set of its family: the first that does not let it
+    /// go on. `hits` gets the rules that hold it, each with its place.
+    pub fn walk(
+        &self,
+        family: Family,
+        chain: (&'static str, &'static str),
+        packet: &mut Passing,
+        locals: &Locals,
+        hits: &mut Vec<(Place, Hit)>,
+    ) -> End {
+        for (place, text) in self.texts.iter().filter(|(place, _)| place.family == family) {
+            let mut found = Vec::new();
+            let end = walk(&Save::parse(text), chain, packet, locals, &mut found);
+            hits.extend(found.into_iter().map(|hit| (*place, hit)));
+            if end != End::Accept {
+                return end;
+            }
+        }
+        End::Accept
     }
 }
 
@@ -275,6 +305,12 @@ impl Iptables {
     /// What each rule set of the host holds, as iptables-save prints it; an error where one cannot be read.
     pub fn read_all(&self) -> Vec<(Place, Result<String, HandoverError>)> {
         self.tools.iter().map(|(place, tool)| (*place, tool.read(false))).collect()
+    }
+
+    /// What stands now, to be walked.
+    pub fn rule_sets(&self) -> Result<RuleSets, HandoverError> {
+        let read = self.tools.iter().map(|(place, tool)| Ok((*place, tool.read(false)?)));
+        Ok(RuleSets { texts: read.collect::<Result<_, HandoverError>>()? })
     }
 
     /// `read` holds what has been read a moment ago.

@@ -237,6 +237,13 @@ impl Nft {
         Ok(self.ask(&["-s", "list", "ruleset"])?.unwrap_or_default())
     }
 
+    /// The tables of nftables that iptables does not show, by family and name.
+    pub fn tables(&self) -> Result<Vec<String>, HandoverError> {
+        let tables = self.ask(&["list", "tables"])?.unwrap_or_default();
+        let names = tables.lines().filter_map(|line| line.strip_prefix("table "));
+        Ok(names.filter(|name| !is_of_iptables(name)).map(str::to_owned).collect())
+    }
+
     /// What Docker's own nftables rules make of our marks; `None` where it has none (they translate, where it has any).
     ///
     /// Without them it is one run of nft.
@@ -283,6 +290,12 @@ impl Nft {
             false => Err(output.error(&self.program)),
         }
     }
+}
+
+/// Whether iptables-nft keeps its rules in this table.
+fn is_of_iptables(table: &str) -> bool {
+    let name = table.strip_prefix("ip ").or_else(|| table.strip_prefix("ip6 "));
+    name.is_some_and(|name| ["raw", "mangle", "nat", "filter", "security"].contains(&name))
 }
 
 impl Standing {
