@@ -19,6 +19,7 @@ pub mod down;
 pub mod explain;
 pub mod monitor;
 pub mod plan;
+mod reach;
 pub mod reload;
 pub mod run;
 pub mod status;

@@ -16,8 +16,10 @@ use crate::inventory::{Inventory, PublishedPort};
 use crate::listeners::{Listener, Listeners, Process};
 use crate::plan::State;
 
+mod changed;
 mod closed;
 
+pub use changed::{Access, Changed, changed};
 pub use closed::{Closed, Why as WhyClosed, closed};
 
 /// What is known of the host besides the tables.

@@ -215,7 +215,10 @@ fn foreseen(
 ) -> Result<Basis, Failure> {
     check_uplinks(policy, None, &host.links).map_err(|error| Failure::Usage(error.into()))?;
     let (current, live) = match Directory::open(&options.pins.bpffs) {
-        Ok(directory) => (in_force(&directory, host)?, Some(Maps::open(directory.path())?)),
+        Ok(directory) => {
+            let maps = Maps::open(directory.path())?;
+            (in_force(&directory, &maps, host)?, Some(maps))
+        }
         Err(DirectoryError::Empty { .. }) => (State::default(), None),
         Err(error) => return Err(error.into()),
     };

@@ -1,5 +1,7 @@
 //! `fw plan FILE`: what would change if the policy file were put in force; changes nothing.
 
+mod services;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,10 +20,12 @@ use crate::datapath::{
 use crate::desired::{Desired, Early, desired};
 use crate::difference::{self, TableChange};
 use crate::docker::{Docker, DockerSnapshot};
+use crate::exposure;
 use crate::handover::RuleChange;
 use crate::inventory::{Inventory, with_bridges};
 use crate::netlink::{self, ContainerLink, HostSnapshot, NetlinkError};
 use crate::plan::{HookPoint, State};
+use crate::policy::Mode;
 use crate::reconcile::{beside_maps, chain, check_uplinks};
 use crate::typed_on::{Connection, typed_on, would_cut};
 use crate::view::{self, Row};
@@ -49,11 +53,17 @@ pub fn run(options: &Options) -> Outcome {
     need_privileges()?;
     let host = netlink::snapshot()?;
     check_uplinks(&policy, None, &host.links).map_err(|error| Failure::Usage(error.into()))?;
-    let mut resized = false;
+    let (mut resized, mut observed) = (false, Vec::new());
     let current = match Directory::open(&options.pins.bpffs) {
         Ok(directory) => {
             resized = would_rebuild(&directory, &policy.tables.of_maps())?;
-            in_force(&directory, &host)?
+            let maps = Maps::open(directory.path())?;
+            let current = in_force(&directory, &maps, &host)?;
+            if current.tables.settings.observe != 0 && policy.mode == Mode::Enforce {
+                observed = view::counters(&maps)?;
+                observed.retain(|row| row.get("drop") == Some(&Value::Bool(true)));
+            }
+            current
         }
         Err(DirectoryError::Empty { path }) => {
             eprintln!("fw: nothing is in force in {}: all of it would be new", path.display());
@@ -72,13 +82,13 @@ pub fn run(options: &Options) -> Outcome {
     if resized {
         warnings.push("tables of other sizes take effect with the next start of `fw run`".to_owned());
     }
-    let cut = match conntrack::snapshot() {
-        Ok(open) => connections::cut(&current, &wanted.state, &open).iter().map(of_connection).collect(),
-        Err(error) => {
-            warnings.push(format!("cannot tell which live connections would be cut: {}", chain(&error)));
-            Vec::new()
-        }
-    };
+    let open = conntrack::snapshot().unwrap_or_else(|error| {
+        warnings.push(format!("cannot tell which live connections would be cut: {}", chain(&error)));
+        Vec::new()
+    });
+    let cut = connections::cut(&current, &wanted.state, &open);
+    let read = services::Read::new(&docker, &mut warnings);
+    let changed = exposure::changed(&current, &wanted.state, read.seen(&inventory, &docker.containers));
     let report = Report {
         resized,
         tables: difference::between(&current, &wanted.state),
@@ -87,7 +97,10 @@ pub fn run(options: &Options) -> Outcome {
         detached: [hooks(&current, &wanted.state, &host), early_gone].concat(),
         beside,
         own: connection.filter(|connection| would_cut(&wanted.state.tables, connection)),
-        cut,
+        services: services::rows(&changed, (&current, &wanted.state), &open, &cut),
+        elsewhere: services::elsewhere(&changed, &cut),
+        observed,
+        cut: cut.iter().map(of_connection).collect(),
         warnings,
     };
     if options.json {
@@ -99,8 +112,7 @@ pub fn run(options: &Options) -> Outcome {
 }
 
 /// What the maps and hooks of this directory are now.
-pub(super) fn in_force(directory: &Directory, host: &HostSnapshot) -> Result<State, Failure> {
-    let maps = Maps::open(directory.path())?;
+pub(super) fn in_force(directory: &Directory, maps: &Maps, host: &HostSnapshot) -> Result<State, Failure> {
     let attached = attached_in(directory.path(), &host.links)?;
     // Early drop is no part of a plan: it drops what the hook behind it would drop.
     let hooks = attached.into_iter().filter(|(point, (_, alive))| *alive && point.hook != Hook::UplinkXdp);
@@ -194,6 +206,12 @@ struct Report {
     beside: Vec<RuleChange>,
     /// The connection on which this is typed, if it is one of those.
     own: Option<Connection>,
+    /// Services that become reachable, or cease to be.
+    services: Vec<Row>,
+    /// Cut connections to none of those, by where and why.
+    elsewhere: Vec<Row>,
+    /// What was only observed so far, and would be dropped.
+    observed: Vec<Row>,
     /// Live connections that would be cut.
     cut: Vec<Row>,
     warnings: Vec<String>,
@@ -209,7 +227,10 @@ impl Report {
         json!({
             "would_change": self.changes(),
             "cuts_this_connection": self.own,
+            "services": self.services,
             "cuts": self.cut,
+            "cuts_elsewhere": self.elsewhere,
+            "observed": self.observed,
             "rules": {"new": self.rules.0, "gone": self.rules.1},
             "tables": self.tables,
             "hooks": {"attached": self.attached, "detached": self.detached},
@@ -247,6 +268,7 @@ impl Report {
         if self.beside.len() > MOST_RULES {
             text += &format!("  and {} more rules (--json has all)\n", self.beside.len() - MOST_RULES);
         }
+        text += &services::text(&self.services, &self.elsewhere, &self.observed);
         if !self.cut.is_empty() {
             text += &format!("\nlive connections that would be cut: {}\n", self.cut.len());
             for row in self.cut.iter().take(MOST_SHOWN) {

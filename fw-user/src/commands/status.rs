@@ -12,7 +12,7 @@ use fw_common::tables::memory::Memory;
 use fw_common::tables::{Daemon, role};
 use serde_json::{Value, json};
 
-use super::{Engine, Outcome, Pins, is_fw, is_halted, print, runtime};
+use super::{Engine, Outcome, Pins, is_fw, is_halted, print, reach, runtime};
 use crate::control::{self, Answer, Request};
 use crate::datapath::{Directory, DirectoryError, Maps};
 use crate::docker::{Docker, DockerError, DockerSnapshot};
@@ -207,8 +207,8 @@ impl Report {
         for problem in &self.problems {
             text += &format!("problem: {problem}\n");
         }
-        let (exposure, closed) = (rows::for_people(&self.exposure), rows::for_people(&self.closed));
-        let drops: Vec<Row> = self.drops().map(|row| without(row, &["drop"])).collect();
+        let [exposure, closed] = [&self.exposure, &self.closed].map(|rows| reach::all_for_people(rows));
+        let drops: Vec<Row> = self.drops().map(|row| reach::without(row, &["drop"])).collect();
         for (title, rows) in [
             ("Hooks", &self.hooks),
             ("Networks", &self.networks),
@@ -237,13 +237,6 @@ impl Report {
 
 const CLOSED: &str = "Published or listening, and closed to the outside";
 const STATIONS: &str = "Containers on uplinks, behind the same rules";
-
-fn without(row: &Row, keys: &[&str]) -> Row {
-    row.iter()
-        .filter(|(key, _)| !keys.contains(&key.as_str()))
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect()
-}
 
 fn summary(handover: &Value) -> String {
     let text = |key: &str| handover.get(key).and_then(Value::as_str).map(str::to_owned);

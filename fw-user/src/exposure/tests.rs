@@ -3,11 +3,13 @@
 use std::net::IpAddr;
 
 use bytemuck::Zeroable as _;
+use fw_common::Hook;
 use fw_common::tables::{Interface, LocalAddress, LocalKey, Prefix, Subnet};
 
 use super::*;
 use crate::handover::Family;
 use crate::inventory::Endpoint;
+use crate::plan::HookPoint;
 
 #[test]
 fn a_published_port_leads_to_the_socket_in_its_container() {
@@ -114,6 +116,59 @@ fn what_nobody_opens_is_closed_and_says_why() {
     assert!(world.closed().iter().all(|row| row.port != 8080));
 }
 
+#[test]
+fn a_plan_tells_what_opens_and_closes_and_what_stays_is_not_told() {
+    let mut world = World::new();
+    world.hook();
+    let old = world.state.clone();
+    for port in [22, 80, 81, 443] {
+        world.open(Address::ANY_V4, proto::TCP, port, ANY);
+    }
+    let mut wanted = world.state.clone();
+    let mut current = old;
+    let of_zone = Port { sources: sources::ZONES, zones: 2, ..ANY };
+    for (port, entry) in [(22, of_zone), (443, ANY), (8080, ANY)] {
+        current.tables.ports.insert(PortKey::new(Address::ANY_V4, proto::TCP, port), entry);
+    }
+    let told: Vec<_> = changed(&current, &wanted, world.seen())
+        .iter()
+        .map(|row| (row.key.port, row.last, row.before, row.after))
+        .collect();
+    let (any, closed) = (Access::Open(From::Any), Access::Closed);
+    let zone = Access::Open(From::Zones(2));
+    assert_eq!(told, [(22, 22, zone, any), (80, 81, closed, any), (8080, 8080, any, closed)]);
+    assert_eq!(changed(&wanted, &wanted, world.seen()), []);
+    // Docker publishes 8080 on one address alone: it closes there as everywhere, and is told once.
+    let published = Port { sources: sources::NOBODY, published: 1, rule: 0, ..ANY };
+    for state in [&mut current, &mut wanted] {
+        state.tables.ports.insert(PortKey::new(address("198.51.100.1"), proto::TCP, 8080), published);
+    }
+    assert_eq!(changed(&current, &wanted, world.seen()).len(), 3);
+}
+
+#[test]
+fn where_nothing_was_filtered_all_that_listens_and_is_not_open_to_all_changes() {
+    let mut world = World::new();
+    world.hook();
+    world.listen("0.0.0.0", 5432, 7);
+    world.open(Address::ANY_V4, proto::TCP, 80, ANY);
+    world.open(Address::ANY_V4, proto::TCP, 22, Port { sources: sources::ZONES, zones: 2, ..ANY });
+    let enforcing = world.state.clone();
+    let mut observing = enforcing.clone();
+    observing.tables.settings.observe = 1;
+    let nothing = State::default();
+    let told = |current, wanted| {
+        let rows = changed(current, wanted, world.seen());
+        rows.iter().map(|row| (row.key.port, row.before, row.after)).collect::<Vec<_>>()
+    };
+    let (all, zone) = (Access::Unfiltered, Access::Open(From::Zones(2)));
+    let narrowed = [(22, all, zone), (5432, all, Access::Closed)];
+    assert_eq!(told(&observing, &enforcing), narrowed);
+    assert_eq!(told(&nothing, &enforcing), narrowed, "nothing is in force yet");
+    assert_eq!(told(&enforcing, &observing), [(22, zone, all), (5432, Access::Closed, all)]);
+    assert_eq!(told(&nothing, &observing), []);
+}
+
 const UPLINK: u32 = 2;
 const BRIDGE: u32 = 10;
 const ANY: Port = Port { zones: 0, rule: 1, sources: sources::ANY, published: 0, open: 0, limit: 0 };
@@ -174,6 +229,10 @@ impl World {
         Self { state, inventory, containers, listeners: Some(listeners), translations: Vec::new() }
     }
 
+    fn hook(&mut self) {
+        self.state.hooks.insert(HookPoint { ifindex: UPLINK, hook: Hook::UplinkIngress });
+    }
+
     fn open(&mut self, address: Address, protocol: u8, port: u16, entry: Port) {
         self.state.tables.ports.insert(PortKey::new(address, protocol, port), entry);
     }
@@ -213,7 +272,9 @@ impl World {
 
     fn name_process(&mut self, name: &str) {
         let holders = &mut self.listeners.as_mut().expect("listeners").holders;
-        holders.values_mut().for_each(|process| name.clone_into(&mut process.name));
+        for process in holders.values_mut() {
+            name.clone_into(&mut process.name);
+        }
     }
 
     fn seen(&self) -> Seen<'_> {

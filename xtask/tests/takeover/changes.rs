@@ -3,10 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use xtask::lab::{Container, HOST, HOST6, OUTSIDE, OUTSIDE6, Place, wait};
+use serde_json::Value;
+use xtask::lab::{Container, HOST, HOST6, OUTSIDE, OUTSIDE6, Place, SOCKET, wait};
 
 use crate::ground::{Ground, NARROW, WIDE};
-use crate::talks::{Kind, Opening, PATIENCE};
+use crate::talks::{Kind, Opening, PATIENCE, Tuple};
 
 /// How long what is cut is tried: the kernel sends again after 0.2, 0.4, 0.8 and 1.6 s.
 const TRIED: Duration = Duration::from_secs(4);
@@ -18,18 +19,30 @@ fn a_narrower_policy_cuts_what_it_closes_and_nothing_else() {
     };
     let daemon = ground.lab.fw_run(WIDE).expect("fw");
     let mut all = Lines { cut: Vec::new(), opening: Opening::default() };
-    all.open(&ground);
+    for _ in 0..3 {
+        all.open(&ground);
+    }
     let Lines { mut cut, opening } = all;
     let talks = opening.begin();
     // What is the same policy to every one of them cuts none.
     ground.reload(&daemon, &format!("{WIDE}\n[networks.six]\nhost = \"deny\"\n"));
     assert_eq!(talks.silent(PATIENCE), Vec::<String>::new(), "{}", ground.lab.fw_log());
+    let planned = Planned::read(&ground);
     ground.reload(&daemon, NARROW);
     wait::pass(TRIED);
-    let mut silent = talks.silent(TRIED);
+    let (mut silent, mut tuples): (Vec<_>, Vec<_>) = talks.silent_tuples(TRIED).into_iter().unzip();
     cut.sort();
     silent.sort();
     assert_eq!(silent, cut, "{}", ground.lab.fw_log());
+    tuples.sort();
+    assert_eq!(tuples, planned.cut, "what the plan said is what is cut");
+    assert_eq!(
+        planned.services,
+        [("tcp", "2222"), ("tcp", "8081"), ("udp", "5353"), ("udp", "6000")]
+            .map(|(proto, port)| (proto.to_owned(), port.to_owned())),
+        "the services that close"
+    );
+    assert_eq!(planned.counted, planned.cut.len(), "each is counted once, at its service or elsewhere");
     // What may be again goes on, as far as both ends still know of it: datagrams do.
     ground.reload(&daemon, WIDE);
     let silent = talks.silent(TRIED);
@@ -90,6 +103,49 @@ fn untracked_connections_of_the_host_are_kept_and_cut() {
     ground.reload(&daemon, NARROW);
     wait::pass(TRIED);
     assert_eq!(talks.silent(TRIED), ["rule goes, quiet meanwhile"; 2], "{}", ground.lab.fw_log());
+}
+
+/// What `fw plan` says of [`NARROW`].
+struct Planned {
+    /// The connections that would be cut, sorted.
+    cut: Vec<Tuple>,
+    /// Protocol and port of the services that would be closed, each once, sorted.
+    services: Vec<(String, String)>,
+    /// Cut connections by service, and those that lead to none.
+    counted: usize,
+}
+
+impl Planned {
+    fn read(ground: &Ground) -> Self {
+        std::fs::write(ground.lab.path("/run/lab/planned.toml"), NARROW).expect("a policy");
+        let mut command = ground
+            .lab
+            .fw_command(&["plan", "/run/lab/planned.toml", "--docker", SOCKET, "--json"])
+            .expect("fw");
+        let output = command.output().expect("fw plan");
+        assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+        let plan: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let list = |key: &str| plan[key].as_array().unwrap_or_else(|| panic!("no {key}: {plan}")).clone();
+        let text = |row: &Value, key: &str| row[key].as_str().expect("a text").to_owned();
+        let at = |row: &Value, address: &str, port: &str| {
+            let port = row[port].as_u64().and_then(|port| port.try_into().ok()).expect("a port");
+            SocketAddr::new(text(row, address).parse().expect("an address"), port)
+        };
+        let tuple =
+            |row: &Value| (text(row, "proto"), at(row, "from", "from_port"), at(row, "to", "to_port"));
+        let mut cut: Vec<_> = list("cuts").iter().map(tuple).collect();
+        cut.sort();
+        let mut services = Vec::new();
+        for row in list("services") {
+            assert_eq!((&row["before"], &row["after"]), (&"any".into(), &"closed".into()), "{row}");
+            services.push((text(&row, "proto"), text(&row, "ports")));
+        }
+        services.sort();
+        services.dedup();
+        let of = |rows: &[Value]| rows.iter().filter_map(|row| row["cut"].as_u64()).sum::<u64>();
+        let counted = of(&list("services")) + of(&list("cuts_elsewhere"));
+        Self { cut, services, counted: counted.try_into().expect("a number") }
+    }
 }
 
 struct Lines {

@@ -27,12 +27,16 @@ pub(crate) enum Kind {
     Ping,
 }
 
+/// What whoever opened it sent first: protocol, from where, to where; of pings the identifier is the source's port.
+pub(crate) type Tuple = (String, SocketAddr, SocketAddr);
+
 /// How many there are of each name, and the longest silence of any of them.
 pub(crate) type Lap = BTreeMap<String, (usize, Duration)>;
 
 /// Conversations that are open, all served by one thread.
 pub(crate) struct Talks {
     names: Vec<String>,
+    tuples: Vec<Tuple>,
     shared: Arc<Mutex<Vec<Count>>>,
     quiet: Vec<bool>,
     hush: Arc<AtomicBool>,
@@ -46,6 +50,7 @@ pub(crate) struct Opening {
     /// Whether what is opened from now on says nothing while the others are told to hush.
     pub(crate) quiet: bool,
     names: Vec<String>,
+    tuples: Vec<Tuple>,
     lines: Vec<Line>,
     are_quiet: Vec<bool>,
     listeners: BTreeMap<(String, u16), TcpListener>,
@@ -56,7 +61,7 @@ impl Opening {
     /// Opens one from `from` to `to`, at whose end `at` listens on the port with it.
     pub(crate) fn open(&mut self, what: &str, kind: Kind, from: &Place, to: SocketAddr, at: (&Place, u16)) {
         let key = (at.0.name().to_owned(), at.1);
-        let line = match kind {
+        let (line, source) = match kind {
             Kind::Tcp | Kind::Pushed => {
                 let listener = self.listeners.entry(key).or_insert_with(|| listen(at.0, at.1));
                 let opened = from.connect(to).unwrap_or_else(|error| panic!("{what}: {error:#}"));
@@ -65,8 +70,9 @@ impl Opening {
                     end.set_nodelay(true).expect("a socket option");
                     end.set_nonblocking(true).expect("a socket option");
                 }
+                let source = opened.local_addr().expect("an address");
                 let (asks, answers) = if kind == Kind::Tcp { (opened, accepted) } else { (accepted, opened) };
-                Line::Tcp { asks, answers, read: Vec::new() }
+                (Line::Tcp { asks, answers, read: Vec::new() }, source)
             }
             Kind::Udp => {
                 self.echoes.entry(key).or_insert_with(|| {
@@ -81,10 +87,18 @@ impl Opening {
                 let socket = from.within(|| UdpSocket::bind(any)).expect("a place").expect("a socket");
                 socket.connect(to).expect("a route");
                 socket.set_nonblocking(true).expect("a socket option");
-                Line::Datagrams { socket, header: Vec::new() }
+                let source = socket.local_addr().expect("an address");
+                (Line::Datagrams { socket, header: Vec::new() }, source)
             }
             Kind::Ping => ping(from, to.ip()),
         };
+        let protocol = match kind {
+            Kind::Tcp | Kind::Pushed => "tcp",
+            Kind::Udp => "udp",
+            Kind::Ping if to.is_ipv4() => "icmp",
+            Kind::Ping => "icmpv6",
+        };
+        self.tuples.push((protocol.to_owned(), source, to));
         let quiet = if self.quiet { ", quiet meanwhile" } else { "" };
         self.names.push(format!("{what}{quiet}"));
         self.are_quiet.push(self.quiet);
@@ -93,7 +107,7 @@ impl Opening {
 
     /// Begins; every one of them has answered before this returns.
     pub(crate) fn begin(self) -> Talks {
-        let Self { names, lines, are_quiet: quiet, listeners, echoes, .. } = self;
+        let Self { names, tuples, lines, are_quiet: quiet, listeners, echoes, .. } = self;
         let count = Count { asked: 0, answered: 0, last: Instant::now(), longest: Duration::ZERO };
         let shared = Arc::new(Mutex::new(vec![count; lines.len()]));
         let stop = Arc::new(AtomicBool::new(false));
@@ -107,7 +121,7 @@ impl Opening {
             });
             drop(listeners);
         });
-        let talks = Talks { names, shared, quiet, hush, stop, thread: Some(thread) };
+        let talks = Talks { names, tuples, shared, quiet, hush, stop, thread: Some(thread) };
         assert_eq!(talks.silent(PATIENCE), Vec::<String>::new(), "before anything was done");
         talks.lap();
         talks
@@ -126,12 +140,22 @@ impl Talks {
 
     /// Those that answer nothing of what is asked from now on within `patience`.
     pub(crate) fn silent(&self, patience: Duration) -> Vec<String> {
+        self.silent_at(patience).into_iter().map(|at| self.names[at].clone()).collect()
+    }
+
+    /// As [`Talks::silent`], each with what was sent first on it.
+    pub(crate) fn silent_tuples(&self, patience: Duration) -> Vec<(String, Tuple)> {
+        let silent = self.silent_at(patience).into_iter();
+        silent.map(|at| (self.names[at].clone(), self.tuples[at].clone())).collect()
+    }
+
+    fn silent_at(&self, patience: Duration) -> Vec<usize> {
         let asked: Vec<u64> = self.counts().iter().map(|count| count.asked).collect();
         let silent = || {
             let counts = self.counts();
-            let of = self.names.iter().zip(counts.iter()).zip(&asked);
-            let silent = of.filter(|((_, count), asked)| count.answered <= **asked);
-            silent.map(|((name, _), _)| name.clone()).collect::<Vec<_>>()
+            let of = counts.iter().zip(&asked).enumerate();
+            let silent = of.filter(|(_, (count, asked))| count.answered <= **asked);
+            silent.map(|(at, _)| at).collect::<Vec<_>>()
         };
         wait::until("all answer", patience, || silent().is_empty().then_some(())).ok();
         silent()
@@ -290,7 +314,7 @@ fn listen(at: &Place, port: u16) -> TcpListener {
 }
 
 /// An echo request for each number, all with the identifier of one socket.
-fn ping(from: &Place, to: IpAddr) -> Line {
+fn ping(from: &Place, to: IpAddr) -> (Line, SocketAddr) {
     let socket = from.within(|| {
         // Who may open such a socket; closed to all in a new namespace.
         std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647")?;
@@ -308,7 +332,8 @@ fn ping(from: &Place, to: IpAddr) -> Line {
     let socket = UdpSocket::from(socket.expect("a place").expect("a socket for echo requests"));
     socket.set_nonblocking(true).expect("a socket option");
     let kind = if to.is_ipv4() { 8 } else { 128 };
-    Line::Datagrams { socket, header: vec![kind, 0, 0, 0, 0, 0, 0, 1] }
+    let source = socket.local_addr().expect("an address");
+    (Line::Datagrams { socket, header: vec![kind, 0, 0, 0, 0, 0, 0, 1] }, source)
 }
 
 /// Between two questions.

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fw_common::Hook;
 use fw_common::tables::{name_kind, role};
 use fw_common::wire::proto;
-use fw_common::{Address, Hook};
 use serde_json::{Value, json};
 
+use crate::commands::reach::{address, leads_to, ports, process};
 use crate::datapath::{Directory, attached_in};
-use crate::exposure::{self, Closed, Open, Target, WhyClosed};
+use crate::exposure::{self, Closed, Open, WhyClosed};
 use crate::inventory::Inventory;
 use crate::netlink::{HostSnapshot, Link};
 use crate::plan::{HookPoint, State};
@@ -214,76 +215,4 @@ pub(super) fn closed(closed: &[Closed]) -> Vec<Row> {
         }))
     };
     closed.iter().map(one).collect()
-}
-
-/// Rows of what is open or closed as people read them: who is there in one column, and no column that says it again.
-pub(super) fn for_people(rows: &[Row]) -> Vec<Row> {
-    let one = |row: &Row| {
-        let text = |key: &str| row.get(key).and_then(Value::as_str);
-        let mut who = text("leads_to").unwrap_or_default().to_owned();
-        if let Some(service) = text("service") {
-            who += &format!(" ({service})");
-        }
-        if let (Some(process), Some(pid)) = (text("process"), row.get("pid")) {
-            who += &format!(", {process} ({pid})");
-        }
-        let mut row: Row = super::without(
-            row,
-            &[
-                "addresses",
-                "interfaces",
-                "container",
-                "service",
-                "container_port",
-                "process",
-                "pid",
-                "published",
-            ],
-        );
-        if row.get("limit").is_some_and(Value::is_null) {
-            row.remove("limit");
-        }
-        row.insert("leads_to".to_owned(), json!(who));
-        if let Some(listens) = row.get_mut("listens") {
-            *listens = json!(match listens {
-                Value::Bool(true) => "yes",
-                Value::Bool(false) => "nothing listens",
-                _ => "unknown",
-            });
-        }
-        row
-    };
-    rows.iter().map(one).collect()
-}
-
-fn address(address: &Address) -> String {
-    match *address {
-        Address::ANY_V4 => "any IPv4".to_owned(),
-        Address::ANY_V6 => "any IPv6".to_owned(),
-        other => other.to_string(),
-    }
-}
-
-fn ports(protocol: u8, first: u16, last: u16) -> String {
-    match protocol {
-        proto::ICMP => "echo".to_owned(),
-        0 => "all".to_owned(),
-        _ if first == last => first.to_string(),
-        _ => format!("{first}-{last}"),
-    }
-}
-
-/// The container and its port, whoever else packets are sent to, or the host itself.
-fn leads_to(target: &Target) -> String {
-    match (&target.container, target.elsewhere, target.container_port) {
-        (Some(container), _, Some(port)) if port != 0 => format!("{container}:{port}"),
-        (Some(container), ..) => container.clone(),
-        (None, Some(elsewhere), Some(port)) => std::net::SocketAddr::new(elsewhere, port).to_string(),
-        (None, Some(elsewhere), None) => elsewhere.to_string(),
-        (None, None, _) => "host".to_owned(),
-    }
-}
-
-fn process(target: &Target) -> Option<&str> {
-    target.process.as_ref().map(|process| process.name.as_str())
 }
