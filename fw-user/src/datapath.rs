@@ -28,7 +28,7 @@ pub use foreign::{Foreign, ForeignPlace, foreign_on};
 use ground::Ground;
 use hooks::Hooks;
 pub use hooks::{AttachMode, Attachment, Running, attached_in, remove_all, running_at};
-pub use layout::{Occupant, occupant};
+pub use layout::{Fill, Occupant, fill, occupant};
 pub use maps::{Drops, MAP_NAMES, Maps, events_id};
 use rebuild::Rebuild;
 

@@ -23,5 +23,6 @@ pub mod netlink;
 pub mod plan;
 pub mod policy;
 pub mod reconcile;
+pub mod stock;
 pub mod typed_on;
 pub mod view;

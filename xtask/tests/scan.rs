@@ -1,6 +1,10 @@
-//! What `fw status` says the outside reaches is what a port scanner finds there, on a host with thirty containers.
+//! What `fw status` says the outside reaches is what a port scanner finds there, on a host with thirty containers; what it
+//! says Docker alone would leave open is open without fw.
 
-use xtask::lab;
+use std::net::SocketAddr;
+
+use serde_json::Value;
+use xtask::lab::{self, Lab};
 use xtask::soak::scan::{POLICY, Reach, Street, compare};
 
 #[test]
@@ -14,6 +18,42 @@ fn what_is_said_to_be_reachable_is_what_a_scanner_finds() {
         return;
     }
     let street = Street::build().expect("a host with thirty containers");
+    let open = doors(&street.lab).map(|door| is_open(&street.lab, door));
+    assert_eq!(open, [true; 4], "without fw");
     let _daemon = street.lab.fw_run(POLICY).expect("fw");
     compare(&street, &Reach::SHORT).unwrap_or_else(|error| panic!("{error:#}"));
+
+    let status = street.status().expect("a status");
+    for (hole, with_fw, concerns) in [
+        ("published", "closed", "c11 (8011/tcp)"),
+        ("published-open", "open", "c1 (8001/tcp)"),
+        ("direct-v4", "closed", "c1"),
+        ("direct-v6", "closed", "c19"),
+        ("gateways", "closed", "busybox (9007/tcp)"),
+        ("loopback", "closed", "c24 (8024/tcp)"),
+        ("internal-host", "open", "shut"),
+    ] {
+        let rows = status["docker_alone"].as_array().expect("a list");
+        let row =
+            rows.iter().find(|row| row["hole"] == hole).unwrap_or_else(|| panic!("no {hole}: {rows:#?}"));
+        let named = row["concerns"].as_array().is_some_and(|names| names.contains(&Value::from(concerns)));
+        assert!(named && row["with_fw"] == with_fw, "{row:#}");
+    }
+    let open = doors(&street.lab).map(|door| is_open(&street.lab, door));
+    assert_eq!(open, [false; 4], "with fw");
+}
+
+/// A container's own address in each family, a bridge's, and a published port that no rule opens.
+fn doors(lab: &Lab) -> [SocketAddr; 4] {
+    let container = |name| lab.inspect(name).expect("a container");
+    [
+        (container("c1").ip().expect("an address"), 80).into(),
+        (container("c19").ip6().expect("an address"), 80).into(),
+        (container("c1").gateway.expect("a gateway"), 9007).into(),
+        (lab::HOST, 8011).into(),
+    ]
+}
+
+fn is_open(lab: &Lab, door: SocketAddr) -> bool {
+    lab.outside().connect(door).is_ok()
 }

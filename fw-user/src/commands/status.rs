@@ -23,6 +23,7 @@ use crate::inventory::{Inventory, with_bridges};
 use crate::listeners;
 use crate::netlink::{self, HostSnapshot};
 use crate::reconcile::{chain, monotonic_seconds};
+use crate::stock::{self, Ground};
 use crate::view::{self, Names, Row};
 
 /// Options of `fw status`.
@@ -91,6 +92,10 @@ struct Report {
     /// Published, or listening on the host, and not reached.
     closed: Vec<Row>,
     stations: Vec<Row>,
+    /// What Docker alone would leave open.
+    holes: Vec<Row>,
+    /// How full maps are.
+    maps: Vec<Row>,
     counters: Vec<Row>,
     rules: Vec<Row>,
     docker: Value,
@@ -143,13 +148,29 @@ impl Report {
             translations: translations.map(|survey: &Survey| survey.translations.as_slice()),
         };
         let open = exposure::open(&state, seen);
+        let closed = exposure::closed(&state, seen);
+        let (hooks, running) = rows::hooks(directory, host, &mut problems)?;
+        let holes = survey.as_ref().map(|survey| {
+            stock::holes(Ground {
+                state: &state,
+                hooks: &running,
+                seen,
+                survey,
+                bridge_netfilter: bridge_netfilter(),
+                open: &open,
+                closed: &closed,
+            })
+        });
+        let maps_filled = rows::fill(directory, &state, &mut problems)?;
         Ok(Self {
             mode: if state.tables.settings.observe == 0 { "enforce" } else { "observe" },
-            hooks: rows::hooks(directory, host, &mut problems)?,
+            hooks,
+            holes: rows::holes(&holes.unwrap_or_default()),
+            maps: maps_filled,
             networks: rows::networks(&state, names, host),
             containers: rows::containers(&state, names, &inventory),
             exposure: rows::exposure(&open, &state, names, host),
-            closed: rows::closed(&exposure::closed(&state, seen)),
+            closed: rows::closed(&closed),
             stations: rows::stations(&state, &inventory),
             counters: view::counters(maps)?,
             rules: view::rows("rules", maps, 0)?.unwrap_or_default(),
@@ -183,6 +204,8 @@ impl Report {
             "exposure": self.exposure,
             "closed": self.closed,
             "stations": self.stations,
+            "docker_alone": self.holes,
+            "maps": self.maps,
             "drops": drops,
             "counters": self.counters,
             "rules": self.rules,
@@ -204,6 +227,10 @@ impl Report {
             (false, false) => "not in force",
         };
         let mut text = format!("fw: {state} (mode {})\n", self.mode);
+        if self.mode == "observe" {
+            text += "observing: nothing is closed; what is reachable from outside is all that Docker and the host's own rules \
+                     let in, not only what is listed\n";
+        }
         for problem in &self.problems {
             text += &format!("problem: {problem}\n");
         }
@@ -228,15 +255,29 @@ impl Report {
                 text += &format!("  {line}\n");
             }
         }
+        if !self.holes.is_empty() {
+            text += &format!(
+                "\nWhat Docker alone would leave open here\n{}",
+                rows::holes_for_people(&self.holes)
+            );
+        }
+        let full: Vec<String> = self.maps.iter().filter_map(rows::fill_in_words).collect();
+        text += &format!("\nMaps      {}\n", full.join(", "));
         let answer =
             |key: &str| self.docker.get(key).and_then(Value::as_str).unwrap_or("does not answer").to_owned();
-        text += &format!("\nDocker    {}\nHand-over {}\n", answer("version"), summary(&self.handover));
+        text += &format!("Docker    {}\nHand-over {}\n", answer("version"), summary(&self.handover));
         text
     }
 }
 
 const CLOSED: &str = "Published or listening, and closed to the outside";
 const STATIONS: &str = "Containers on uplinks, behind the same rules";
+
+/// Whether bridged packets visit iptables. Without the module they do not, and there is no switch.
+fn bridge_netfilter() -> bool {
+    let switch = std::fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables");
+    switch.is_ok_and(|value| value.trim() == "1")
+}
 
 fn summary(handover: &Value) -> String {
     let text = |key: &str| handover.get(key).and_then(Value::as_str).map(str::to_owned);

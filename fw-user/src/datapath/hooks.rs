@@ -355,6 +355,8 @@ fn runs(point: HookPoint, how: Attachment, device: &str) -> bool {
 /// A program of ours that runs at a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Running {
+    /// Its number; `None` if it cannot be told.
+    pub id: Option<u32>,
     /// The digest of its instructions; `None` if it cannot be told.
     pub tag: Option<u64>,
 }
@@ -371,7 +373,7 @@ pub fn running_at(
     if !is_alive(point, &pin, device) {
         return Ok(None);
     }
-    let number = match pin.how {
+    let id = match pin.how {
         Attachment::Clsact => our_filter(point)?.and_then(|filter| filter.program),
         Attachment::Tcx | Attachment::XdpNative | Attachment::XdpGeneric => {
             let pinned = PinnedLink::from_pin(&pin.path).ok();
@@ -379,7 +381,8 @@ pub fn running_at(
         }
     };
     let mut programs = aya::programs::loaded_programs().flatten();
-    Ok(Some(Running { tag: programs.find(|info| Some(info.id()) == number).map(|info| info.tag()) }))
+    let tag = programs.find(|info| Some(info.id()) == id).map(|info| info.tag());
+    Ok(Some(Running { id, tag }))
 }
 
 fn is_alive(point: HookPoint, pin: &Pin, device: &Link) -> bool {

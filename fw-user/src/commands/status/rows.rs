@@ -8,18 +8,19 @@ use fw_common::wire::proto;
 use serde_json::{Value, json};
 
 use crate::commands::reach::{address, leads_to, ports, process};
-use crate::datapath::{Directory, attached_in};
+use crate::datapath::{self, Directory, Fill, attached_in, running_at};
 use crate::exposure::{self, Closed, Open, WhyClosed};
 use crate::inventory::Inventory;
 use crate::netlink::{HostSnapshot, Link};
 use crate::plan::{HookPoint, State};
+use crate::stock::{Hole, WithFw};
 use crate::view::{self, Names, Row, row};
 
 pub(super) fn hooks(
     directory: &Directory,
     host: &HostSnapshot,
     problems: &mut Vec<String>,
-) -> anyhow::Result<Vec<Row>> {
+) -> anyhow::Result<(Vec<Row>, BTreeSet<HookPoint>)> {
     let devices: BTreeMap<u32, String> =
         host.links.iter().map(|link| (link.index, link.name.clone())).collect();
     let mut rows = Vec::new();
@@ -30,15 +31,19 @@ pub(super) fn hooks(
         if !alive {
             problems.push(format!("{hook} does not run on {device}; the next full pass puts it back"));
         }
+        let program = if *alive { running_at(directory.path(), *point, &host.links)? } else { None };
         rows.push(row(json!({
             "device": device,
             "hook": hook,
             "by": how.name(),
             "runs": alive,
+            "program": program.and_then(|program| program.id),
+            "tag": program.and_then(|program| program.tag).map(|tag| format!("{tag:016x}")),
         })));
     }
+    let running = attached.iter().filter(|(_, (_, alive))| *alive).map(|(point, _)| *point).collect();
     rows.extend(foreign(host, &attached.into_keys().collect()));
-    Ok(rows)
+    Ok((rows, running))
 }
 
 /// XDP programs of others on our uplinks, which keep ours off.
@@ -48,7 +53,9 @@ fn foreign(host: &HostSnapshot, attached: &BTreeSet<HookPoint>) -> Vec<Row> {
     let theirs = links.filter(|link| on(link.index, Hook::UplinkIngress) && !on(link.index, Hook::UplinkXdp));
     let row_of = |link: &Link| {
         let hook = Hook::UplinkXdp.name();
-        row(json!({"device": link.name, "hook": hook, "by": "another program", "runs": false}))
+        row(
+            json!({"device": link.name, "hook": hook, "by": "another program", "runs": false, "program": link.xdp.first(), "tag": null}),
+        )
     };
     theirs.map(row_of).collect()
 }
@@ -181,6 +188,97 @@ pub(super) fn exposure(open: &[Open], state: &State, names: Names<'_>, host: &Ho
     };
     open.iter().map(one).collect()
 }
+
+/// How full each map is. From [`FULL`] on it is a problem: what does not fit is refused, or pushes out what is oldest.
+pub(super) fn fill(
+    directory: &Directory,
+    state: &State,
+    problems: &mut Vec<String>,
+) -> anyhow::Result<Vec<Row>> {
+    let tables = &state.tables;
+    let named = |kind| state.names.keys().filter(|key| key.kind == kind).count();
+    let counted = [
+        ("interfaces", tables.interfaces.len()),
+        ("networks", tables.networks.len()),
+        ("subnets", tables.subnets.len()),
+        ("endpoints", tables.endpoints.len()),
+        ("ports", tables.ports.len()),
+        ("local_addresses", tables.local_addresses.len()),
+        ("reach", tables.reach.len()),
+        ("links", tables.links.len()),
+        ("outbound", tables.outbound.len()),
+        // Number 0 is no rule.
+        ("rules", named(name_kind::RULE) + 1),
+        ("names", state.names.len()),
+    ];
+    let mut rows = Vec::new();
+    let zones = Fill { map: "zones", entries: named(name_kind::ZONE), size: 64 };
+    for Fill { map, entries, size } in datapath::fill(directory.path(), &counted)?.into_iter().chain([zones])
+    {
+        let percent = entries * 100 / size.max(1);
+        if percent >= FULL {
+            problems.push(format!(
+                "{map} holds {entries} of {size}; docs/policy.md says under [tables] what can be raised"
+            ));
+        }
+        rows.push(row(json!({"map": map, "entries": entries, "size": size, "percent": percent})));
+    }
+    Ok(rows)
+}
+
+/// Percent from which a map is too full.
+const FULL: usize = 80;
+
+/// A map that holds something, in words.
+pub(super) fn fill_in_words(row: &Row) -> Option<String> {
+    let number = |key: &str| row.get(key).and_then(Value::as_u64);
+    let (map, entries, size) = (row.get("map")?.as_str()?, number("entries")?, number("size")?);
+    (entries > 0).then(|| format!("{map} {entries}/{size}"))
+}
+
+/// What Docker alone would leave open here.
+pub(super) fn holes(holes: &[Hole]) -> Vec<Row> {
+    let one = |hole: &Hole| {
+        row(json!({
+            "hole": hole.name,
+            "with_fw": match hole.with_fw {
+                WithFw::Closed => "closed",
+                WithFw::Open => "open",
+                WithFw::Observed => "observed",
+                WithFw::Unhooked => "not closed",
+            },
+            "concerns": hole.concerns,
+            "why": hole.why,
+            "because": hole.because,
+        }))
+    };
+    holes.iter().map(one).collect()
+}
+
+/// The holes as people read them: each in a few lines.
+pub(super) fn holes_for_people(rows: &[Row]) -> String {
+    let text = |row: &Row, key: &str| row.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let one = |row: &Row| {
+        let concerns: Vec<&str> = row
+            .get("concerns")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        let more = concerns.len().saturating_sub(MOST_NAMED);
+        let mut named = concerns.iter().take(MOST_NAMED).copied().collect::<Vec<_>>().join(", ");
+        if more > 0 {
+            named += &format!(" and {more} more");
+        }
+        let [hole, with_fw, why, because] = ["hole", "with_fw", "why", "because"].map(|key| text(row, key));
+        format!("  {hole}: {why}\n    concerns {named}\n    with fw: {with_fw}; {because}\n")
+    };
+    rows.iter().map(one).collect()
+}
+
+/// How many names stand in a line.
+const MOST_NAMED: usize = 8;
 
 /// What is published, or listens on this host, and is closed.
 pub(super) fn closed(closed: &[Closed]) -> Vec<Row> {
