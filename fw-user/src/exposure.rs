@@ -282,13 +282,14 @@ impl<'a> View<'a> {
         let published = self.published_at(address, protocol, port);
         let translated = match self.seen.translations {
             Some(rules) => rules.iter().find_map(|rule| rule.applies(protocol, (*address).into(), port)),
-            None => {
-                published.and_then(|published| Some((published.target?.address, published.container_port)))
-            }
+            None => published
+                .and_then(|published| Some((Some(published.target?.address), published.container_port))),
         };
-        if let Some((to, port)) = translated {
+        if let Some((Some(to), port)) = translated {
             return self.inside(&to.into(), protocol, port);
         }
+        // A redirect stays here, at another port.
+        let port = translated.map_or(port, |(_, port)| port);
         let listeners = self.seen.listeners;
         let sockets = self.sockets.get(&(protocol, port)).into_iter().flatten();
         let mut takes = sockets.filter(|listener| {

@@ -20,7 +20,7 @@ fn what_is_said_to_be_reachable_is_what_a_scanner_finds() {
     let street = Street::build().expect("a host with thirty containers");
     let open = doors(&street.lab).map(|door| is_open(&street.lab, door));
     assert_eq!(open, [true; 4], "without fw");
-    let _daemon = street.lab.fw_run(POLICY).expect("fw");
+    let daemon = street.lab.fw_run(POLICY).expect("fw");
     compare(&street, &Reach::SHORT).unwrap_or_else(|error| panic!("{error:#}"));
 
     let status = street.status().expect("a status");
@@ -41,6 +41,29 @@ fn what_is_said_to_be_reachable_is_what_a_scanner_finds() {
     }
     let open = doors(&street.lab).map(|door| is_open(&street.lab, door));
     assert_eq!(open, [false; 4], "with fw");
+    drop(daemon);
+    what_was_observed_is_told_by_the_plan_to_enforce(&street.lab);
+}
+
+fn what_was_observed_is_told_by_the_plan_to_enforce(lab: &Lab) {
+    let daemon = lab.fw_run(&format!("mode = \"observe\"\n{POLICY}")).expect("fw, observing");
+    let _live = lab.outside().connect((lab::HOST, 8011).into()).expect("observing closes nothing");
+    std::fs::write(lab.path("/run/lab/enforce.toml"), POLICY).expect("a policy");
+    let plan = ["plan", "/run/lab/enforce.toml", "--docker", lab::SOCKET, "--json"];
+    let output = lab.fw_command(&plan).expect("fw").output().expect("fw plan");
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+    let plan: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let find = |list: &str, with: &[(&str, &str)]| {
+        let rows = plan[list].as_array().unwrap_or_else(|| panic!("no {list}: {plan:#}"));
+        let found = rows.iter().find(|row| with.iter().all(|(key, value)| row[key] == *value));
+        found.unwrap_or_else(|| panic!("nothing with {with:?}: {:#}", plan[list])).clone()
+    };
+    let dropped = find("observed", &[("hook", "uplink_ingress"), ("reason", "port-not-allowed")]);
+    assert!(dropped["packets"].as_u64() > Some(0), "{dropped}");
+    let closing =
+        [("leads_to", "c11:80"), ("address", "any IPv4"), ("before", "not filtered"), ("after", "closed")];
+    assert!(find("services", &closing)["live"].as_u64() > Some(0), "the connection is told");
+    daemon.terminate().expect("SIGTERM");
 }
 
 /// A container's own address in each family, a bridge's, and a published port that no rule opens.

@@ -49,6 +49,17 @@ fn a_socket_of_one_address_splits_what_is_open_at_all() {
 }
 
 #[test]
+fn a_redirect_leads_to_another_socket_of_the_host() {
+    let mut world = World::new();
+    world.open(Address::ANY_V4, proto::TCP, 2222, ANY);
+    world.translate("127.0.0.1", 2222, 22);
+    world.translations[0].to = None;
+    assert_eq!(world.rows()[0].target.listens, Some(false));
+    world.listen("0.0.0.0", 22, 7);
+    assert_eq!(world.rows()[0].target.listens, Some(true));
+}
+
+#[test]
 fn a_socket_on_a_device_of_its_own_is_not_for_the_outside() {
     let mut world = World::new();
     world.open(Address::ANY_V4, proto::TCP, 9000, ANY);
@@ -254,7 +265,7 @@ impl World {
             protocol: proto::TCP,
             address: None,
             ports: (port, port),
-            to: ip(to),
+            to: Some(ip(to)),
             to_port: Some(to_port),
         });
     }

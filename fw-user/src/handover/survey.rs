@@ -30,8 +30,8 @@ pub struct Translation {
     pub address: Option<IpAddr>,
     /// First and last port that is asked for.
     pub ports: (u16, u16),
-    /// Where packets go.
-    pub to: IpAddr,
+    /// Where packets go; `None`: to a socket of this host (REDIRECT).
+    pub to: Option<IpAddr>,
     /// The port there; `None`: the same.
     pub to_port: Option<u16>,
 }
@@ -89,8 +89,8 @@ impl Survey {
 }
 
 impl Translation {
-    /// Where a packet for this port of this address goes.
-    pub fn applies(&self, protocol: u8, address: IpAddr, port: u16) -> Option<(IpAddr, u16)> {
+    /// Where a packet for this port of this address goes; to no address: it stays here.
+    pub fn applies(&self, protocol: u8, address: IpAddr, port: u16) -> Option<(Option<IpAddr>, u16)> {
         let (first, last) = self.ports;
         let meant = self.protocol == protocol
             && (first..=last).contains(&port)
@@ -122,8 +122,16 @@ fn translation(family: Family, rule: &Rule<'_>) -> Option<Translation> {
             // Docker's: not from the bridge of the container itself. Our own: from an uplink.
             "-i" => _ = words.next()?,
             "-m" if matches!(words.peek(), Some(&("tcp" | "udp" | "sctp"))) => _ = words.next(),
-            "-j" if words.next()? == "DNAT" => {}
-            "--to-destination" => to = Some(target(words.next()?)?),
+            "-j" => match words.next()? {
+                "DNAT" => {}
+                "REDIRECT" => to = Some((None, None)),
+                _ => return None,
+            },
+            "--to-destination" => {
+                let (address, port) = target(words.next()?)?;
+                to = Some((Some(address), port));
+            }
+            "--to-ports" => to = Some((None, Some(words.next()?.parse().ok()?))),
             _ => return None,
         }
         not &= word == "!";
@@ -166,6 +174,7 @@ COMMIT
 -A DOCKER ! -i docker0 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80
 -A DOCKER -d 192.0.2.1/32 ! -i docker0 -p udp -m udp --dport 53 -j DNAT --to-destination 172.17.0.3:5353
 -A MINE -s 192.0.2.9/32 -p tcp -m tcp --dport 1 -j DNAT --to-destination 172.17.0.9:1
+-A MINE -p tcp -m tcp --dport 2222 -j REDIRECT --to-ports 22
 -A MINE -p tcp -m tcp --dport 100:110 -m comment --comment \"a b\" -j DNAT --to-destination 172.17.0.4
 COMMIT
 *raw
@@ -183,11 +192,12 @@ COMMIT
         let leads = |protocol, address, port| {
             survey.translations.iter().find_map(|rule| rule.applies(protocol, address, port))
         };
-        let to = |text: &str, port| Some((text.parse().expect("an address"), port));
+        let to = |text: &str, port| Some((Some(text.parse().expect("an address")), port));
         assert_eq!(leads(proto::TCP, other, 8080), to("172.17.0.2", 80));
         assert_eq!(leads(proto::UDP, at, 53), to("172.17.0.3", 5353));
         assert_eq!(leads(proto::UDP, other, 53), None, "another address");
         assert_eq!(leads(proto::TCP, at, 105), to("172.17.0.4", 105));
+        assert_eq!(leads(proto::TCP, at, 2222), Some((None, 22)), "a redirect stays here");
         assert_eq!(leads(proto::TCP, at, 1), None, "it depends on who asks");
         assert!(
             survey.drops_forwarded(Family::V4)
@@ -203,7 +213,7 @@ COMMIT
         survey.add(Family::V6, &Save::parse(text));
         let at: IpAddr = "2001:db8::1".parse().expect("an address");
         let to = survey.translations[0].applies(proto::TCP, at, 80);
-        assert_eq!(to, Some(("2001:db8::2".parse().expect("an address"), 8080)));
+        assert_eq!(to, Some((Some("2001:db8::2".parse().expect("an address")), 8080)));
         assert_eq!(
             survey.translations[0].applies(proto::TCP, "192.0.2.1".parse().expect("an address"), 80),
             None

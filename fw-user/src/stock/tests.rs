@@ -88,7 +88,7 @@ fn sockets_at_bridges_and_ports_for_loopback_are_named() {
         protocol: proto::TCP,
         address: Some(ip("127.0.0.1")),
         ports: (8024, 8024),
-        to: ip("172.18.0.2"),
+        to: Some(ip("172.18.0.2")),
         to_port: Some(80),
     }];
     world.closed = vec![Closed {
