@@ -17,6 +17,7 @@ pub mod health;
 pub mod inventory;
 pub mod kept;
 pub mod listeners;
+pub mod log;
 mod memory;
 pub mod monitor;
 pub mod netlink;

@@ -1,18 +1,17 @@
 //! `fw run`: the daemon, in the foreground.
 
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use tracing_subscriber::EnvFilter;
 
 use super::{Engine, Failure, Outcome, Pins, bad_policy, need_privileges, runtime};
 use crate::control::Control;
 use crate::datapath::{AttachMode, Datapath, Directory};
 use crate::docker::Docker;
 use crate::kept::{self, Read};
+use crate::log::{self, Form};
 use crate::netlink;
 use crate::reconcile::{PassError, Passed, Reconciler, chain, check_uplinks};
 
@@ -26,6 +25,9 @@ pub struct Options {
     engine: Engine,
     #[command(flatten)]
     pins: Pins,
+    /// How the log is written: journald where standard error leads to systemd's journal anyway, else text
+    #[arg(long, value_enum, value_name = "FORM")]
+    log: Option<Form>,
     /// How programs are attached
     #[arg(long, value_enum, default_value = "auto", hide = true)]
     attach: Attach,
@@ -43,13 +45,7 @@ enum Attach {
 
 /// Runs the daemon.
 pub fn run(options: Options) -> Outcome {
-    let filter = EnvFilter::try_from_env("FW_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    log::begin(options.log)?;
     let (read, note) =
         Read::to_begin_with(&options.policy).map_err(|error| bad_policy(&options.policy, error))?;
     if let Some(note) = &note {
