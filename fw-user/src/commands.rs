@@ -17,14 +17,17 @@ pub mod confirm;
 pub mod doctor;
 pub mod down;
 pub mod explain;
+pub mod flows;
 pub mod monitor;
 pub mod plan;
 mod reach;
 pub mod reload;
+pub mod rules;
 pub mod run;
 pub mod status;
 pub mod table;
 pub(crate) mod time;
+pub mod top;
 
 /// Where maps and links are pinned.
 #[derive(Clone, Debug, Args)]

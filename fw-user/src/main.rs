@@ -33,6 +33,12 @@ enum Command {
     Table(commands::table::Options),
     /// Follow dropped packets, with names
     Monitor(commands::monitor::Options),
+    /// Watch who talks, what is dropped, flows and networks
+    Top(commands::top::Options),
+    /// Show live flows, with names
+    Flows(commands::flows::Options),
+    /// Show rules in the order in which they are asked, with packets and bytes
+    Rules(commands::rules::Options),
     /// Shut sources out, for a time or until `fw unban`
     Ban(commands::bans::NewBan),
     /// End bans
@@ -57,6 +63,9 @@ fn main() -> ExitCode {
         Command::Explain(options) => commands::explain::run(&options),
         Command::Table(options) => commands::table::run(&options),
         Command::Monitor(options) => commands::monitor::run(&options),
+        Command::Top(options) => commands::top::run(&options),
+        Command::Flows(options) => commands::flows::run(&options),
+        Command::Rules(options) => commands::rules::run(&options),
         Command::Ban(options) => commands::bans::ban(options),
         Command::Unban(options) => commands::bans::unban(&options),
         Command::Bans(options) => commands::bans::list(&options),

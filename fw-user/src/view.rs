@@ -11,11 +11,13 @@ use serde_json::{Map, Value, json};
 use crate::datapath::{DatapathError, Maps};
 use crate::plan::State;
 
+pub(crate) mod raw;
+
 /// One entry: field names and values, in the order in which they are printed.
 pub type Row = Map<String, Value>;
 
 /// The tables that `fw table` prints.
-pub const TABLES: [&str; 22] = [
+pub const TABLES: [&str; 28] = [
     "settings",
     "interfaces",
     "subnets",
@@ -23,7 +25,9 @@ pub const TABLES: [&str; 22] = [
     "local_addresses",
     "ports",
     "denied",
+    "denied_hosts",
     "sources",
+    "source_hosts",
     "endpoints",
     "stations",
     "reach",
@@ -38,6 +42,10 @@ pub const TABLES: [&str; 22] = [
     "counters",
     "rules",
     "names",
+    "budgets",
+    "daemon",
+    "generation",
+    "fast_paths",
 ];
 
 /// The rows of a table; `None` if there is no such table.
@@ -52,6 +60,10 @@ pub fn rows(table: &str, maps: &Maps, now: u32) -> Result<Option<Vec<Row>>, Data
         "observed" => observed(maps, &state, now)?,
         "counters" => counters(maps)?,
         "rules" => rules(maps, names)?,
+        "budgets" => raw::budgets(maps, &state, names)?,
+        "daemon" => vec![raw::daemon(&maps.daemon()?)],
+        "generation" => vec![row(json!({"generation": maps.generation()?}))],
+        "fast_paths" => raw::fast_paths(maps, names)?,
         other => return Ok(rows_of(other, &state, names)),
     }))
 }
@@ -65,8 +77,10 @@ pub fn rows_of(table: &str, state: &State, names: Names<'_>) -> Option<Vec<Row>>
         "networks" => networks(state, names),
         "local_addresses" => local_addresses(state),
         "ports" => ports(state, names),
-        "denied" => denied(state, names),
-        "sources" => zones(state, names),
+        "denied" => denied(state, names, |_| true),
+        "denied_hosts" => denied(state, names, is_host),
+        "sources" => zones(state, names, |_| true),
+        "source_hosts" => zones(state, names, is_host),
         "endpoints" => endpoints(state, names),
         "stations" => stations(state),
         "reach" => reach(state, names),
@@ -298,15 +312,20 @@ fn ports(state: &State, names: Names<'_>) -> Vec<Row> {
         .collect()
 }
 
-fn denied(state: &State, names: Names<'_>) -> Vec<Row> {
-    let denied = state.tables.denied.iter();
+/// Whether a prefix is a single address; those have a map of their own.
+fn is_host(prefix: &Prefix) -> bool {
+    prefix.bits == 128
+}
+
+fn denied(state: &State, names: Names<'_>, which: fn(&Prefix) -> bool) -> Vec<Row> {
+    let denied = state.tables.denied.iter().filter(|(key, _)| which(key));
     denied
         .map(|(key, rule)| row(json!({"prefix": prefix(key), "rule": names.of(name_kind::RULE, rule.rule)})))
         .collect()
 }
 
-fn zones(state: &State, names: Names<'_>) -> Vec<Row> {
-    let sources = state.tables.sources.iter();
+fn zones(state: &State, names: Names<'_>, which: fn(&Prefix) -> bool) -> Vec<Row> {
+    let sources = state.tables.sources.iter().filter(|(key, _)| which(key));
     sources.map(|(key, held)| row(json!({"prefix": prefix(key), "sets": names.zones(held.zones)}))).collect()
 }
 
@@ -388,22 +407,30 @@ fn links(state: &State) -> Vec<Row> {
         .collect()
 }
 
-/// The flows that are alive at `now`, by the rule of their table.
-fn flows(flows: BTreeMap<FlowKey, Flow>, is_over: fn(&Flow, u8, u32) -> bool, now: u32) -> Vec<Row> {
-    let state = |number| match number {
+/// How far a flow has come, in a word.
+pub fn flow_state(number: u8) -> &'static str {
+    match number {
         flow::state::OPENING => "opening",
         flow::state::ANSWERED => "answered",
         flow::state::ESTABLISHED => "established",
         flow::state::FIN_SENT => "fin-sent",
         flow::state::CUT => "cut",
         _ => "unknown",
-    };
-    let owner = |number| match number {
+    }
+}
+
+/// Whose flow it is, in a word.
+pub fn flow_owner(number: u8) -> &'static str {
+    match number {
         flow::owner::HOST => "host",
         flow::owner::CONTAINER => "container",
         flow::owner::PEER => "peer",
         _ => "other",
-    };
+    }
+}
+
+/// The flows that are alive at `now`, by the rule of their table.
+fn flows(flows: BTreeMap<FlowKey, Flow>, is_over: fn(&Flow, u8, u32) -> bool, now: u32) -> Vec<Row> {
     let live = flows.into_iter().filter(|(key, flow)| !is_over(flow, key.proto, now));
     live.map(|(key, flow)| {
         row(json!({
@@ -412,8 +439,8 @@ fn flows(flows: BTreeMap<FlowKey, Flow>, is_over: fn(&Flow, u8, u32) -> bool, no
             "local_port": key.local_port,
             "remote": key.remote.to_string(),
             "remote_port": key.remote_port,
-            "state": state(flow.state),
-            "owner": owner(flow.owner),
+            "state": flow_state(flow.state),
+            "owner": flow_owner(flow.owner),
             "counted_as": (flow.container != 0).then_some(flow.container),
             "idle_seconds": now.saturating_sub(flow.last_seen),
         }))

@@ -9,7 +9,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, IterableMap, Map, MapData, MapError, MapInfo, PerCpuArray, RingBuf};
 use bytemuck::Zeroable as _;
 use fw_common::event::Event;
-use fw_common::fast::Generation;
+use fw_common::fast::{FastKey, FastPath, Generation};
 use fw_common::flow::{Flow, FlowKey, counted, state};
 use fw_common::tables::memory::Memory;
 use fw_common::tables::{
@@ -103,6 +103,7 @@ pub struct Maps {
     events: RingBuf<MapData>,
     observed: Hash<ObservedKey, Observed>,
     generation: Array<MapData, Generation>,
+    fast_paths: Hash<FastKey, FastPath>,
 }
 
 pub(super) fn pinned(directory: &Path, name: &str) -> Result<Map, DatapathError> {
@@ -181,13 +182,14 @@ impl Maps {
             events: typed(take("events")?, "events")?,
             observed: typed(take("observed")?, "observed")?,
             generation: typed(take("generation")?, "generation")?,
+            fast_paths: typed(take("fast_paths")?, "fast_paths")?,
         })
     }
 
     /// Everything that the maps say, but for flows and counters.
     pub fn read(&self) -> Result<State, DatapathError> {
         self.read_around(&Memory {
-            denied: with_hosts(&self.denied, &self.denied_hosts, "denied")?.into(),
+            denied: self.denials()?.into(),
             sources: with_hosts(&self.sources, &self.source_hosts, "sources")?.into(),
             ..Memory::default()
         })
@@ -227,12 +229,6 @@ impl Maps {
         Ok(State { tables, names: self.names()?, ..State::default() })
     }
 
-    /// A number that changes with the tables.
-    pub fn generation(&self) -> Result<u32, DatapathError> {
-        let read = self.generation.get(&0, 0).map_err(|source| failed("read map generation", source))?;
-        Ok(read.number)
-    }
-
     fn limits(&self) -> Result<BTreeMap<u32, Limit>, DatapathError> {
         let mut limits = BTreeMap::new();
         for id in 1..capacity::LIMITS {
@@ -252,34 +248,67 @@ impl Maps {
 
     /// The flows, expired ones included.
     pub fn flows(&self) -> Result<BTreeMap<FlowKey, Flow>, DatapathError> {
-        entries(&self.flows, "flows")
+        Ok(walked(&self.flows, "flows")?.collect())
     }
 
     /// The flows that came in to restricted networks, expired ones included.
     pub fn inbound_flows(&self) -> Result<BTreeMap<FlowKey, Flow>, DatapathError> {
-        entries(&self.inbound_flows, "inbound_flows")
+        Ok(walked(&self.inbound_flows, "inbound_flows")?.collect())
+    }
+
+    /// The flows that went out and then, with `true`, those that came in, one after the other as they are asked for.
+    pub fn each_flow(&self) -> Result<impl Iterator<Item = (bool, FlowKey, Flow)> + '_, DatapathError> {
+        let out = walked(&self.flows, "flows")?.map(|(key, flow)| (false, key, flow));
+        let came = walked(&self.inbound_flows, "inbound_flows")?.map(|(key, flow)| (true, key, flow));
+        Ok(out.chain(came))
+    }
+
+    /// What tells names: devices, networks, containers and settings; nothing that grows with rules and sets.
+    pub fn read_names(&self) -> Result<State, DatapathError> {
+        let tables = Memory {
+            settings: self.settings.get(&0, 0).map_err(|source| failed("read map settings", source))?,
+            interfaces: entries(&self.interfaces, "interfaces")?,
+            networks: entries(&self.networks, "networks")?,
+            endpoints: entries(&self.endpoints, "endpoints")?,
+            ..Memory::default()
+        };
+        Ok(State { tables, names: self.names()?, ..State::default() })
     }
 
     /// The token buckets of peers under a limit.
     pub fn buckets(&self) -> Result<BTreeMap<BucketKey, Bucket>, DatapathError> {
-        entries(&self.buckets, "buckets")
+        Ok(walked(&self.buckets, "buckets")?.collect())
     }
 
     /// The datagrams of which a first fragment was let through.
     pub fn datagrams(&self) -> Result<BTreeMap<DatagramKey, Datagram>, DatapathError> {
-        entries(&self.datagrams, "datagrams")
+        Ok(walked(&self.datagrams, "datagrams")?.collect())
+    }
+
+    /// The paths past the stack, those that serve no more included.
+    pub fn fast_paths(&self) -> Result<BTreeMap<FastKey, FastPath>, DatapathError> {
+        Ok(walked(&self.fast_paths, "fast_paths")?.collect())
+    }
+
+    /// How often the tables have changed; goes round.
+    pub fn generation(&self) -> Result<u32, DatapathError> {
+        let generation = self.generation.get(&0, 0);
+        Ok(generation.map_err(|source| failed("read map generation", source))?.number)
+    }
+
+    /// The denials, which may be a million.
+    pub fn denials(&self) -> Result<BTreeMap<Prefix, DenyRule>, DatapathError> {
+        with_hosts(&self.denied, &self.denied_hosts, "denied")
     }
 
     /// The places that owners' flows have in their budgets.
     pub fn budgeted(&self) -> Result<BTreeMap<BudgetPlace, FlowKey>, DatapathError> {
-        entries(&self.budgets, "budgets")
+        Ok(walked(&self.budgets, "budgets")?.collect())
     }
 
     /// What `mode = "observe"` let pass although it would be dropped, by tuple; what the mode was since does not matter.
     pub fn observed(&self) -> Result<BTreeMap<ObservedKey, Observed>, DatapathError> {
-        let size = size_of_map(&self.observed, "observed")?;
-        // As for flows, that it ends.
-        Ok(self.observed.iter().take(2 * size).flatten().collect())
+        Ok(walked(&self.observed, "observed")?.collect())
     }
 
     /// Forgets what was observed.
@@ -305,10 +334,8 @@ impl Maps {
     /// The flows that a daemon has cut, and whose cut is not over at second `now` of the monotonic clock.
     pub fn cut(&self, now: u32) -> Result<Records, DatapathError> {
         let cut = |map: &Hash<FlowKey, Flow>, name, is_over: fn(&Flow, u8, u32) -> bool| {
-            let size = size_of_map(map, name)?;
-            // Where packets write meanwhile some entries come twice, and under a flood there is no end: so it ends.
-            let all = map.iter().take(2 * size).flatten();
-            let cut = all.filter(|(key, flow)| flow.state == state::CUT && !is_over(flow, key.proto, now));
+            let cut = walked(map, name)?
+                .filter(|(key, flow)| flow.state == state::CUT && !is_over(flow, key.proto, now));
             Ok::<_, DatapathError>(cut.collect())
         };
         Ok(Records {
@@ -653,11 +680,14 @@ fn entries<K: Pod + Ord, V: Pod>(map: &Hash<K, V>, name: &str) -> Result<BTreeMa
     map.iter().collect::<Result<_, _>>().map_err(|source| failed(&format!("read map {name}"), source))
 }
 
-/// How many entries a map has room for.
-fn size_of_map<K: Pod, V: Pod>(map: &Hash<K, V>, name: &str) -> Result<usize, DatapathError> {
+/// The entries of a map that packets write meanwhile: some come twice, and under a flood there is no end, so it ends.
+fn walked<'a, K: Pod, V: Pod>(
+    map: &'a Hash<K, V>,
+    name: &str,
+) -> Result<impl Iterator<Item = (K, V)> + use<'a, K, V>, DatapathError> {
     let info = IterableMap::map(map).info();
-    let info = info.map_err(|source| failed(&format!("read the size of map {name}"), source))?;
-    Ok(info.max_entries() as usize)
+    let size = info.map_err(|source| failed(&format!("read the size of map {name}"), source))?;
+    Ok(map.iter().take(2 * size.max_entries() as usize).flatten())
 }
 
 fn prefixes<V: Pod>(map: &Trie<V>, name: &str) -> Result<BTreeMap<Prefix, V>, DatapathError> {

@@ -88,12 +88,11 @@ impl Prepared {
                 continue;
             }
             let before = self.covered.remove(&prefix);
-            match before {
-                Some(before) => _ = self.denied.insert(prefix, before),
-                None => {
-                    self.denied.remove(&prefix);
-                    self.hosts.1 -= usize::from(prefix.bits == 128);
-                }
+            if let Some(before) = before {
+                self.denied.insert(prefix, before);
+            } else {
+                self.denied.remove(&prefix);
+                self.hosts.1 -= usize::from(prefix.bits == 128);
             }
             steps.push(Step::Denied(prefix, before));
         }

@@ -238,18 +238,15 @@ impl Reconciler {
     fn enforce_bans(&mut self, new: &[IpNet]) -> Result<(), PassError> {
         // Nothing is prepared where the last pass could not: the next one does, and this with it.
         let Some(prepared) = &mut self.prepared else { return Err(PassError::Unprepared) };
-        let steps = match &mut self.believed {
-            Some(believed) => {
-                // While it is shared a table of a million denials would be copied to be changed.
-                believed.tables.denied = Shared::default();
-                let steps = prepared.ban(in_tables(new), believed);
-                believed.tables.denied = prepared.denied().clone();
-                steps?
-            }
-            None => {
-                let found = self.datapath.maps().read_around(&Memory::default())?;
-                prepared.ban(in_tables(new), &found)?
-            }
+        let steps = if let Some(believed) = &mut self.believed {
+            // While it is shared a table of a million denials would be copied to be changed.
+            believed.tables.denied = Shared::default();
+            let steps = prepared.ban(in_tables(new), believed);
+            believed.tables.denied = prepared.denied().clone();
+            steps?
+        } else {
+            let found = self.datapath.maps().read_around(&Memory::default())?;
+            prepared.ban(in_tables(new), &found)?
         };
         self.carry_out_bans(&steps)
     }

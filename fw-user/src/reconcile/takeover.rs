@@ -108,7 +108,7 @@ impl Reconciler {
         if peers.is_empty() {
             return Ok(0);
         }
-        let peers: BTreeMap<Prefix, ()> = peers.iter().map(|prefix| (*prefix, ())).collect();
+        let peers: BTreeMap<Prefix, bool> = peers.iter().map(|prefix| (*prefix, true)).collect();
         let is_peer = |address: &Address| longest(&peers, address).is_some();
         let mut connections = conntrack::snapshot()?;
         connections
