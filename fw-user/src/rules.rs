@@ -81,8 +81,8 @@ pub fn rows(state: &State, denied: &BTreeMap<Prefix, DenyRule>, count: impl Fn(u
         }
     }
     let shown: BTreeSet<u32> = told.keys().map(|(_, rule)| *rule).collect();
-    let named = state.names.keys().filter(|key| key.kind == name_kind::RULE).map(|key| key.id);
-    for id in named.filter(|id| !shown.contains(id)) {
+    let all = state.names.keys().filter(|key| key.kind == name_kind::RULE).map(|key| key.id);
+    for id in all.filter(|id| !shown.contains(id)) {
         let is_ban = names.of(name_kind::RULE, id) == BAN_RULE;
         told.entry((if is_ban { Target::Deny } else { Target::Nothing }, id)).or_default();
     }

@@ -178,7 +178,7 @@ pub fn picture(names: &State, before: &Sample, after: &Sample, flows: Option<&Sw
         let received = Rate::between(then.received, now.received, seconds);
         Some((name.clone(), received, Rate::between(then.sent, now.sent, seconds)))
     };
-    let named = |kind, id| Names { names: &names.names }.of(kind, id);
+    let name_of = |kind, id| Names { names: &names.names }.of(kind, id);
     let mut picture = Picture {
         mode: if names.tables.settings.observe == 0 { "enforce" } else { "observe" },
         daemon: daemon(after),
@@ -190,7 +190,7 @@ pub fn picture(names: &State, before: &Sample, after: &Sample, flows: Option<&Sw
     for id in names.tables.networks.keys() {
         let bridge = after.devices.get(id).map_or_else(|| id.to_string(), |(name, _)| name.clone());
         let net = Net {
-            network: named(name_kind::NETWORK, *id),
+            network: name_of(name_kind::NETWORK, *id),
             bridge,
             containers: 0,
             to: Rate::default(),
@@ -208,8 +208,8 @@ pub fn picture(names: &State, before: &Sample, after: &Sample, flows: Option<&Sw
             role::PORT => {
                 let known = interface.endpoint_known != 0;
                 let container =
-                    if known { named(name_kind::ENDPOINT, *ifindex) } else { "(not known)".to_owned() };
-                let network = named(name_kind::NETWORK, interface.network);
+                    if known { name_of(name_kind::ENDPOINT, *ifindex) } else { "(not known)".to_owned() };
+                let network = name_of(name_kind::NETWORK, interface.network);
                 if let Some(net) = nets.get_mut(&interface.network) {
                     net.containers += usize::from(known);
                     net.to = net.to.plus(sent);
@@ -231,7 +231,7 @@ pub fn picture(names: &State, before: &Sample, after: &Sample, flows: Option<&Sw
     for (id, now) in &after.rules {
         let then = before.rules.get(id).copied().unwrap_or_default();
         let rate = Rate::between(then, *now, seconds);
-        let name = named(name_kind::RULE, *id);
+        let name = name_of(name_kind::RULE, *id);
         picture.rules.push(Verdicts { name, hook: None, rate, packets: now.packets });
     }
     picture.rules.sort_by_key(|rule| (Reverse(rule.packets), rule.name.clone()));

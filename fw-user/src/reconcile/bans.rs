@@ -107,6 +107,7 @@ impl Reconciler {
     }
 
     fn ban(&mut self, asked: Vec<Ban>) -> Answer {
+        let begun = Instant::now();
         if let Err(message) = self.room(&asked) {
             return Answer::Declined { message };
         }
@@ -122,16 +123,17 @@ impl Reconciler {
             changes.extend((before.as_ref() != Some(after)).then(|| Change::Ban(after.clone())));
         }
         let in_force = self.enforce_bans(&new);
+        let after = begun.elapsed();
         let unkept = self.keep_changes(&changes);
+        let count = new.len();
+        let first = new.first().map(shown_prefix);
+        self.to_cut.banned.extend(new);
         if let Err(error) = in_force {
             return self.not_in_force(&error);
         }
-        if !new.is_empty() {
-            let first = new.first().map(shown_prefix);
-            tracing::info!(sources = new.len(), first, "banned");
+        if count > 0 {
+            tracing::info!(sources = count, first, in_force = ?after, kept = ?begun.elapsed(), "banned");
         }
-        let count = new.len();
-        self.to_cut.banned.extend(new);
         Answer::Banned { new: count, known, unkept, observing: self.policy.mode == Mode::Observe }
     }
 

@@ -39,9 +39,10 @@ pub fn draw(frame: &mut Frame<'_>, picture: &Picture, view: &View) {
     } else {
         one(frame, body, picture, view, view.tab);
     }
-    let keys = match view.typing {
-        true => format!(" filter: {}_   Enter keeps it, Esc gives it up", view.filter),
-        false => " q quit  1-4 Tab view  s sort  p pause  / filter  j k scroll  ? help".to_owned(),
+    let keys = if view.typing {
+        format!(" filter: {}_   Enter keeps it, Esc gives it up", view.filter)
+    } else {
+        " q quit  1-4 Tab view  s sort  p pause  / filter  j k scroll  ? help".to_owned()
     };
     frame.render_widget(Paragraph::new(keys).style(Style::new().add_modifier(Modifier::REVERSED)), foot);
     if view.help {
@@ -85,9 +86,10 @@ fn tab_line(frame: &mut Frame<'_>, area: Rect, view: &View) {
     let mut spans = vec![Span::raw(" ")];
     for (tab, number) in Tab::ALL.into_iter().zip(1..) {
         let text = format!("{number} {}", tab.title());
-        spans.push(match tab == view.tab {
-            true => Span::styled(format!("[{text}]"), bold),
-            false => Span::raw(format!(" {text} ")),
+        spans.push(if tab == view.tab {
+            Span::styled(format!("[{text}]"), bold)
+        } else {
+            Span::raw(format!(" {text} "))
         });
         spans.push(Span::raw(" "));
     }
@@ -157,7 +159,7 @@ fn flows(frame: &mut Frame<'_>, area: Rect, picture: &Picture, view: &View) {
     let total: u64 = picture.flows.iter().map(|it| it.out + it.came).sum();
     let text = match picture.flows_took_ms {
         Some(took) => {
-            format!(" {total} live flows; a look at all of them took {:.1} s", super::as_float(took) / 1000.0)
+            format!(" {total} live flows, counted within {:.1} s", super::as_float(took) / 1000.0)
         }
         None => " counting, some at a time".to_owned(),
     };
@@ -191,7 +193,7 @@ fn networks(frame: &mut Frame<'_>, area: Rect, picture: &Picture, view: &View) {
             short(it.from.packets),
         ]
     };
-    let heads = ["NETWORK", "BRIDGE", "CONTAINERS", "IN B/s", "OUT B/s", "IN pkt/s", "OUT pkt/s"];
+    let heads = ["NETWORK", "BRIDGE", "MEMBERS", "IN B/s", "OUT B/s", "IN pkt/s", "OUT pkt/s"];
     table(frame, area, view, Tab::Networks, heads, 2, shown.iter().map(row).collect());
 }
 
@@ -222,11 +224,12 @@ fn table<const N: usize>(
         };
         Row::new(cells.into_iter().enumerate().map(aligned).collect::<Vec<_>>())
     };
-    // Names of containers are the longest, and the widest numbers are totals.
-    let widths = (0..N).map(|at| match at {
-        0 => Constraint::Fill(3),
-        at if at < numbers => Constraint::Fill(2),
-        _ => Constraint::Length(10),
+    // Names of containers are the longest; those of ports have eleven letters with Docker. Totals are long numbers.
+    let widths = heads.iter().enumerate().map(|(at, head)| match *head {
+        "PACKETS" => Constraint::Length(12),
+        _ if at >= numbers => Constraint::Length(9),
+        _ if at == 0 => Constraint::Fill(5),
+        _ => Constraint::Fill(4),
     });
     let underlined = Style::new().add_modifier(Modifier::BOLD | Modifier::UNDERLINED);
     let head = cells(heads.map(str::to_owned).to_vec()).style(underlined);
