@@ -100,6 +100,7 @@ fn flows(lab: &Lab) {
             &"container".into()
         ]
     );
+    println!("{}", lab.fw(&["flows"]).expect("fw"));
     let text = lab.fw(&["flows", "--container", "a2"]).expect("fw");
     assert_eq!(text.lines().count(), 2, "a heading and a flow: {text}");
     assert!(text.contains("a2") && text.contains("198.18.0.2:443"), "{text}");
@@ -137,6 +138,7 @@ fn rules(lab: &Lab) {
     assert!(rule("web")["packets"].as_u64() >= before, "counters go on");
     ends(&fw(lab, &["ban", "192.0.2.66"], None), 0, &[]);
     let text = lab.fw(&["rules"]).expect("fw");
+    println!("{text}");
     for part in ["192.0.2.66", " ban\n", "What no rule lets pass", "port-not-allowed"] {
         assert!(text.contains(part), "{part:?} is not in:\n{text}");
     }
