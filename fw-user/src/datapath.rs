@@ -20,6 +20,7 @@ mod hooks;
 mod layout;
 mod maps;
 mod rebuild;
+mod sample;
 
 pub use beside::{Beside, Judged, Left};
 pub use bpffs::{Directory, DirectoryError, Lock};
@@ -31,6 +32,7 @@ pub use hooks::{AttachMode, Attachment, Running, attached_in, remove_all, runnin
 pub use layout::{Fill, Occupant, fill, occupant};
 pub use maps::{Drops, MAP_NAMES, Maps, events_id};
 use rebuild::Rebuild;
+pub use sample::{Sample, sample as map_sample, size as map_size};
 
 use crate::desired::Early;
 use crate::netlink::Link;
@@ -243,6 +245,11 @@ impl Datapath {
     /// the hook behind it would drop by the same tables.
     pub fn drop_early(&mut self, wanted: &BTreeMap<u32, Early>, links: &[Link]) -> Result<(), DatapathError> {
         self.early.follow(&mut self.programs, wanted, links)
+    }
+
+    /// Devices on which XDP drops early.
+    pub fn dropping_early(&self) -> &BTreeSet<u32> {
+        self.early.attached()
     }
 
     /// Lets devices that refused XDP be asked again.

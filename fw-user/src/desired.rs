@@ -148,6 +148,11 @@ impl Prepared {
         Ok(Self { zones, rules, labelled, swarm, sources, denied, covered, hosts })
     }
 
+    /// How many of the sets' prefixes are single addresses: of sources, and of those that are denied.
+    pub fn hosts(&self) -> (usize, usize) {
+        self.hosts
+    }
+
     /// Whether the numbers would be the same with what is in force now, with these labels and this swarm.
     pub fn is_of(&self, current: &State, labelled: &Labelled, swarm: &SwarmRules) -> bool {
         self.zones.complete

@@ -89,7 +89,7 @@ impl Read {
 }
 
 /// A digest of the text of a policy.
-fn fingerprint(text: &str) -> String {
+pub(crate) fn fingerprint(text: &str) -> String {
     Sha256::digest(text).iter().fold(String::new(), |mut hex, byte| {
         // Writing to a string cannot fail.
         _ = write!(hex, "{byte:02x}");

@@ -20,6 +20,7 @@ pub mod kept;
 pub mod listeners;
 pub mod log;
 mod memory;
+pub mod metrics;
 pub mod monitor;
 pub mod netlink;
 pub mod plan;

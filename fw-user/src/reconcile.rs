@@ -18,8 +18,9 @@ use crate::desired::{
 use crate::docker::{Docker, DockerError, DockerSnapshot, Events, Membership};
 use crate::handover::Standing;
 use crate::inventory::{Evidence, Inventory, believe, with_bridges};
-use crate::kept::Read;
+use crate::kept::{Read, fingerprint};
 use crate::memory;
+use crate::metrics::Meters;
 use crate::netlink::{self, Changed, HostSnapshot, Joined, NetlinkError, Watch};
 use crate::plan::{State, Step, plan};
 use crate::policy::Policy;
@@ -34,6 +35,7 @@ mod nat;
 mod rebuild;
 mod spent;
 mod takeover;
+mod told;
 mod uplinks;
 
 use control::{Candidate, Judged, Trial, asked, until, urgent};
@@ -147,6 +149,8 @@ pub struct Reconciler {
     status: Daemon,
     /// Time and work of the pass that runs.
     spent: Spent,
+    /// What metrics tell of this daemon.
+    meters: Meters,
 }
 
 /// What a pass did.
@@ -180,6 +184,8 @@ impl Reconciler {
         if let Some(note) = note {
             tracing::error!("{note}");
         }
+        let meters = Meters::default();
+        meters.set_policy(fingerprint(&read.text));
         Self {
             policy_file,
             bans,
@@ -210,7 +216,13 @@ impl Reconciler {
             has_cut: true,
             status,
             spent: Spent::begin(),
+            meters,
         }
+    }
+
+    /// What it tells, to be read while it runs.
+    pub fn meters(&self) -> Meters {
+        self.meters.clone()
     }
 
     /// The first pass. If it fails, what was in force before is put back; nothing is left of a first start.
@@ -386,6 +398,7 @@ impl Reconciler {
     fn failed(&mut self, error: &PassError) {
         tracing::error!(error = chain(error), "pass failed; what was in force stays in force");
         self.status.degraded = 1;
+        self.meters.failed();
         self.believed = None;
         // What failed now fails at once again: the next event or the next ten seconds.
         self.stale = false;
@@ -470,6 +483,7 @@ impl Reconciler {
         self.status.last_pass = monotonic_seconds();
         self.report();
         self.spent.on(Part::Rules);
+        self.tell(passed.steps > 0, &wanted.early);
         if wake == Wake::Everything {
             memory::give_back();
         }

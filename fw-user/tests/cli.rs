@@ -46,6 +46,14 @@ fn wrong_usage_exits_2() {
     refused(&fw(directory.path(), &["nosuch"]), 2, &["unrecognized subcommand 'nosuch'"]);
     refused(&fw(directory.path(), &["check"]), 2, &["<FILE>"]);
     refused(&fw(directory.path(), &["run", "--nosuch"]), 2, &["unexpected argument '--nosuch'"]);
+    let metrics = |address| fw(directory.path(), &["run", "--metrics", address]);
+    refused(
+        &metrics("0.0.0.0:9768"),
+        2,
+        &["0.0.0.0:9768 is not a loopback address", "use 127.0.0.1 or [::1]"],
+    );
+    refused(&metrics("localhost"), 2, &["expected ADDRESS:PORT", "unix:/PATH"]);
+    refused(&metrics("unix:metrics.sock"), 2, &["begins with /"]);
     refused(&fw(directory.path(), &["table", "nosuch"]), 2, &["possible values: settings, interfaces"]);
 }
 

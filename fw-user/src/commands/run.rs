@@ -12,6 +12,7 @@ use crate::datapath::{AttachMode, Datapath, Directory};
 use crate::docker::Docker;
 use crate::kept::{self, Read};
 use crate::log::{self, Form};
+use crate::metrics::{Endpoint, Listening, serve};
 use crate::netlink;
 use crate::reconcile::{PassError, Passed, Reconciler, chain, check_uplinks};
 
@@ -28,6 +29,9 @@ pub struct Options {
     /// How the log is written: journald where standard error leads to systemd's journal anyway, else text
     #[arg(long, value_enum, value_name = "FORM")]
     log: Option<Form>,
+    /// Serve metrics for Prometheus here: a port of loopback (`127.0.0.1:9768`), or `unix:/run/fw/metrics.sock`
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<Endpoint>,
     /// How programs are attached
     #[arg(long, value_enum, default_value = "auto", hide = true)]
     attach: Attach,
@@ -71,6 +75,11 @@ async fn daemon(options: Options, read: Read, of_file: bool, directory: &Directo
         Attach::Tcx => AttachMode::Tcx,
         Attach::Clsact => AttachMode::Clsact,
     };
+    // Before anything is changed: an address that is taken is told at once.
+    let listening = match &options.metrics {
+        Some(endpoint) => Some(Listening::new(endpoint).await?),
+        None => None,
+    };
     let docker = Docker::connect(&options.engine.docker).await?;
     // Before the first snapshot, so that nothing that changes after it is missed.
     let watch = netlink::watch()?;
@@ -78,6 +87,8 @@ async fn daemon(options: Options, read: Read, of_file: bool, directory: &Directo
     let datapath = Datapath::load(directory, mode, &read.policy.tables.of_maps())?;
     let file = options.policy.clone();
     let mut reconciler = Reconciler::new(options.policy, read, docker, datapath, directory.was_made());
+    let _serving =
+        listening.map(|listening| serve(listening, directory.path().to_owned(), reconciler.meters()));
     let Passed { hooks, networks, ports, .. } = reconciler.start().await.map_err(failure)?;
     tracing::info!(hooks, networks, ports, after = ?begun.elapsed(), "ready: the policy is in force");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {

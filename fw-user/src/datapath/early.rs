@@ -39,6 +39,10 @@ impl EarlyDrop {
         }
     }
 
+    pub(super) fn attached(&self) -> &BTreeSet<u32> {
+        &self.attached
+    }
+
     pub(super) fn forget_refusals(&mut self) {
         self.refused.clear();
         self.foreign.clear();

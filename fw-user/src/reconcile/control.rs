@@ -8,7 +8,8 @@ use super::{Reconciler, Wake, chain, check_uplinks};
 use crate::control::{Answer, Asked, Control, Request};
 use crate::desired::{Desired, DesiredError, Prepared};
 use crate::difference::Counts;
-use crate::kept::{self, Read};
+use crate::kept::{self, Read, fingerprint};
+use crate::metrics::Reload;
 use crate::netlink;
 use crate::plan::State;
 use crate::typed_on::{Connection, would_cut};
@@ -85,9 +86,13 @@ impl Reconciler {
         match self.propose(Intent::Stay, None, false) {
             Ok(()) => {}
             Err(Unfit::File(message)) => {
+                self.meters.reloaded(Reload::Refused);
                 return tracing::error!("bad policy file; the policy in force stays in force: {message}");
             }
-            Err(Unfit::Waits(message)) => return tracing::error!("policy not reloaded: {message}"),
+            Err(Unfit::Waits(message)) => {
+                self.meters.reloaded(Reload::Refused);
+                return tracing::error!("policy not reloaded: {message}");
+            }
         }
         let taken_back = |candidate: &mut Candidate| {
             self.trial.is_none()
@@ -95,6 +100,7 @@ impl Reconciler {
                 && candidate.read.is_unconfirmed(&self.policy_file)
         };
         if self.candidate.take_if(taken_back).is_some() {
+            self.meters.reloaded(Reload::Refused);
             tracing::error!(
                 "nobody has confirmed the policy in {}; the policy in force stays in force. `fw reload` puts it in force, \
                  `fw reload --confirm 60s` on trial",
@@ -180,6 +186,9 @@ impl Reconciler {
                 );
             }
         }
+        let returned = candidate.intent == Intent::Return;
+        self.meters.reloaded(if returned { Reload::TakenBack } else { Reload::Applied });
+        self.meters.set_policy(fingerprint(&self.read.text));
         self.tell_deadline();
         self.prepared = Some(prepared);
         self.said.clear();
@@ -189,6 +198,7 @@ impl Reconciler {
     }
 
     fn refuse(&mut self, judged: Judged) -> Option<Desired> {
+        self.meters.reloaded(Reload::Refused);
         match &judged {
             Judged::DoesNotFit(why) | Judged::NoWayBack(why) => {
                 tracing::error!(error = why, "bad policy file; the policy in force stays in force");
@@ -203,6 +213,7 @@ impl Reconciler {
     }
 
     fn tell_deadline(&self) {
+        self.meters.set_on_trial(self.trial.is_some());
         if let Some(control) = &self.control {
             control.set_deadline(self.trial.as_ref().map(|trial| trial.deadline));
         }
@@ -262,6 +273,7 @@ impl Reconciler {
         // On trial it comes back by itself.
         let guarded = !force && trial.is_none();
         if let Err(unfit) = self.propose(intent, typed_on, guarded) {
+            self.meters.reloaded(Reload::Refused);
             let (Unfit::File(message) | Unfit::Waits(message)) = &unfit;
             tracing::error!("policy not reloaded: {message}");
             return match unfit {

@@ -59,6 +59,11 @@ impl Spent {
         self.last = now;
     }
 
+    /// Time by the clock of all parts so far.
+    pub(super) fn time(&self) -> Duration {
+        self.parts.iter().map(|part| part.clock).sum()
+    }
+
     /// Says it.
     pub(super) fn say(&self, wake: Wake) {
         let of = |part: Part| self.parts[part as usize].shown();

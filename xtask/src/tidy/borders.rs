@@ -16,6 +16,7 @@ const DATAPATH: &[&str] = &[
     "fw-user/src/datapath/layout.rs",
     "fw-user/src/datapath/maps.rs",
     "fw-user/src/datapath/maps/lookup.rs",
+    "fw-user/src/datapath/sample.rs",
 ];
 
 /// The file of a benchmark that loads programs which are not fw's.
@@ -120,12 +121,13 @@ mod tests {
     use super::*;
     use crate::tidy::places;
 
-    const HOMES: [(&str, &str); 13] = [
+    const HOMES: [(&str, &str); 14] = [
         ("fw-user/src/datapath.rs", "use aya::Ebpf;"),
         ("fw-user/src/datapath/hooks.rs", "use aya::programs::tc;"),
         ("fw-user/src/datapath/ground.rs", "use aya::maps::MapData;"),
         ("fw-user/src/datapath/layout.rs", "use aya::maps::MapInfo;"),
         ("fw-user/src/datapath/maps.rs", "use aya::maps::Array;"),
+        ("fw-user/src/datapath/sample.rs", "use aya::maps::MapInfo;"),
         ("fw-common/src/pod.rs", "unsafe impl aya::Pod for X {}"),
         ("fw-user/benches/support/bare.rs", "use aya::Ebpf;"),
         ("fw-user/src/datapath/early.rs", "use aya::programs::Xdp;"),

@@ -12,6 +12,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("fw-ebpf/src/maps.rs", "values in maps, and helpers that ask the FIB and the clock"),
     ("fw-ebpf/src/packet.rs", "bytes of the packet, and what the kernel knows about it"),
     ("fw-ebpf/src/observed.rs", "additions to numbers that other CPUs add to"),
+    ("fw-user/src/datapath/sample.rs", "a system call that aya does not have: a batch of lookups"),
     ("fw-user/src/memory.rs", "a call of the C library that no crate has: to give memory back"),
     ("fw-user/src/netlink/socket.rs", "an option of netlink that no library has"),
     ("fw-user/build.rs", "a variable for the compiler of the kernel programs"),
