@@ -11,6 +11,7 @@ mod engine;
 pub mod frame;
 mod fw;
 pub mod generation;
+pub mod http;
 mod keeper;
 pub mod liar;
 pub mod meter;
