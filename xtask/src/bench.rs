@@ -4,6 +4,7 @@ mod bare;
 mod control;
 mod crowd;
 mod known;
+mod metrics;
 mod netfilter;
 mod page;
 mod path;
@@ -55,6 +56,8 @@ enum Bench {
     Control,
     /// What a million flows and prefixes and thousands of networks, containers and ports take.
     Scale,
+    /// What a scrape of the metrics takes on a host with 500 networks and 1000 ports.
+    Metrics,
     /// Nothing: write the page from what the last run of each part found, and with `--quick` hold it to what is known.
     Page,
     /// What the verifier walks for each program, and what a run of each costs for a typical accept and drop.
@@ -78,6 +81,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
         Some(Bench::Control) => control::run(*quick)?,
         Some(Bench::Scale) => scale::run()?,
+        Some(Bench::Metrics) => return metrics::run(*quick),
         Some(Bench::Path) => path::run(*quick, only.unwrap_or_default())?,
         Some(Bench::Sockets) => sockets::run(*quick, only.unwrap_or_default())?,
         Some(Bench::Netfilter) => return netfilter::run(*quick, only.unwrap_or_default()),

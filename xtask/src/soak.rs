@@ -1,6 +1,7 @@
 //! Soaks: what must go on for minutes while the kernel forgets and asks again.
 
 mod churn;
+mod metrics;
 mod networks;
 pub mod scan;
 
@@ -10,6 +11,8 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Subcommand;
 
 pub use self::churn::{Speech, churn, speak};
+pub(crate) use self::metrics::{ADDRESS, Scrapes, scrape};
+pub use self::metrics::{flows_told, metrics, write_flows};
 pub use self::networks::networks;
 use crate::lab::{Lab, OUTSIDE, OUTSIDE6, Options, wait};
 use crate::{replace, workspace};
@@ -52,6 +55,15 @@ pub enum Soak {
     },
     /// Every port of a host with thirty containers is scanned from outside: `fw status` says the same.
     Scan,
+    /// How many series the metrics have on a host with many containers, and what a scrape takes, with many flows too.
+    Metrics {
+        /// How many containers.
+        #[arg(long, default_value_t = 200)]
+        containers: usize,
+        /// How many flows.
+        #[arg(long, default_value_t = 1_000_000)]
+        flows: usize,
+    },
 }
 
 /// Runs a soak.
@@ -71,6 +83,7 @@ pub fn run(soak: &Soak) -> Result<()> {
             workspace::build_fw()?;
             scan::scan()
         }
+        Soak::Metrics { containers, flows } => metrics(*containers, *flows),
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 use xtask::lab::http::{self, Response, encoded};
 use xtask::lab::{self, HOST, Lab, OUTSIDE, Options, SOCKET, wait};
+use xtask::soak::{flows_told, write_flows};
 
 /// Where the shipped scrape configuration looks.
 const ADDRESS: &str = "127.0.0.1:9768";
@@ -44,6 +45,7 @@ fn the_real_prometheus_reads_what_fw_counts() {
     }
     alerts_are_evaluated_and_silent_but_one(&lab);
     series_do_not_follow_containers(&lab);
+    the_number_of_flows_is_estimated(&lab);
 
     // Whoever connects and says nothing holds nobody up for long.
     let silent: Vec<TcpStream> = (0..8).map(|_| connect(&lab, ADDRESS)).collect();
@@ -241,6 +243,18 @@ fn series_do_not_follow_containers(lab: &Lab) {
     let after = wait::until("the containers are known", LIMIT, known).expect("containers");
     assert_eq!(series(&after), series(&before), "{before}\n{after}");
     println!("series: {} with 1 container, {} with 4", series(&before), series(&after));
+}
+
+/// Of a map with more entries than a scrape looks at.
+fn the_number_of_flows_is_estimated(lab: &Lab) {
+    const MANY: usize = 30_000;
+    write_flows(lab, MANY).expect("flows");
+    let (entries, live) = flows_told(lab).expect("a page");
+    // The error of one in a hundred is that of one estimate in three; five times as much is that of one in a million.
+    for (told, is) in [(entries, MANY), (live, MANY / 2)] {
+        assert!(told.abs_diff(is) * 20 < is, "{told} are told, and there are {is}");
+    }
+    assert_ne!(entries, 8192, "as many as were looked at");
 }
 
 /// Starts Prometheus with what fw ships, faster than people would have it.
