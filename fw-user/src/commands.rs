@@ -25,6 +25,7 @@ pub mod reload;
 pub mod rules;
 pub mod run;
 pub mod status;
+pub mod suggest;
 pub mod table;
 pub(crate) mod time;
 pub mod top;

@@ -28,6 +28,7 @@ pub mod policy;
 pub mod reconcile;
 pub mod rules;
 pub mod stock;
+pub mod suggest;
 pub mod top;
 pub mod typed_on;
 pub mod view;

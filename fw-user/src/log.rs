@@ -41,7 +41,6 @@ pub fn begin(form: Option<Form>) -> Result<(), NoJournal> {
     };
     let all = tracing_subscriber::registry().with(filter());
     match form {
-        Some(Form::Text) => all.with(text()).init(),
         Some(Form::Json) => {
             let lines = tracing_subscriber::fmt::layer().json().flatten_event(true);
             all.with(lines.with_writer(io::stderr)).init();
@@ -54,7 +53,7 @@ pub fn begin(form: Option<Form>) -> Result<(), NoJournal> {
                 tracing::warn!("{error}; lines of text come there all the same");
             }
         },
-        None => all.with(text()).init(),
+        Some(Form::Text) | None => all.with(text()).init(),
     }
     Ok(())
 }

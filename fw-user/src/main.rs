@@ -45,6 +45,8 @@ enum Command {
     Unban(commands::bans::Unban),
     /// List the bans
     Bans(commands::bans::Bans),
+    /// Print the policy that would have passed what was observed (mode = "observe"), for review
+    Suggest(commands::suggest::Options),
     /// Find what on this host weakens the filter or confuses, each with its repair; changes nothing
     Doctor(commands::doctor::Options),
     /// Take everything away: rules, programs, pins; Docker's own rules are in force again
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Command::Ban(options) => commands::bans::ban(options),
         Command::Unban(options) => commands::bans::unban(&options),
         Command::Bans(options) => commands::bans::list(&options),
+        Command::Suggest(options) => commands::suggest::run(&options),
         Command::Doctor(options) => commands::doctor::run(&options),
         Command::Down(options) => commands::down::run(&options),
     };

@@ -329,7 +329,7 @@ fn an_event_is_of_a_packet_that_was_sent(lab: &Lab) {
         lines().contains("50001").then_some(())
     })
     .expect("an event");
-    let hex: String = sent(50_002).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = sent(50_002).iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
     assert_eq!(ask(lab, &["--packet", &hex, "--in", "eth0", "--json"]).0, Some(4));
     lab.outside().send_frame("eth0", &sent(50_003)).expect("a frame");
     wait::until("the monitor shows the last drop", Duration::from_secs(10), || {

@@ -59,7 +59,7 @@ fn uplinks(seen: &Seen) -> Vec<Finding> {
         return found;
     }
     for link in &seen.host.links {
-        let managed = tables.interfaces.get(&link.index).is_some();
+        let managed = tables.interfaces.contains_key(&link.index);
         if link.loopback || !link.up || covered.contains(&link.index) || managed {
             continue;
         }

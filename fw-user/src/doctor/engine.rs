@@ -113,7 +113,9 @@ fn daemon(seen: &Seen) -> Vec<Finding> {
 fn native(seen: &Seen) -> Vec<Finding> {
     let Some(marks) = seen.marks() else { return Vec::new() };
     let theirs = seen.tables.iter().filter(|table| table.name.ends_with(" docker-bridges"));
-    let text: String = theirs.map(|table| format!("table {} {{\n{}}}\n", table.name, table.text)).collect();
+    let texts: Vec<String> =
+        theirs.map(|table| format!("table {} {{\n{}}}\n", table.name, table.text)).collect();
+    let text = texts.concat();
     let reach = seen.desired.as_ref().is_some_and(|desired| !desired.state.tables.reach.is_empty());
     let advice = Native::read(&text, marks).and_then(|native| native.advice(marks, reach));
     let Some(advice) = advice else { return Vec::new() };

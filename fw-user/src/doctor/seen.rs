@@ -60,7 +60,7 @@ pub struct Seen {
 impl Seen {
     /// Our field of the mark, by the policy.
     pub fn marks(&self) -> Option<Marks> {
-        let bit = self.policy().map(|policy| policy.marks.bit).unwrap_or(Policy::default().marks.bit);
+        let bit = self.policy().map_or(Policy::default().marks.bit, |policy| policy.marks.bit);
         Marks::new(bit).ok()
     }
 

@@ -145,7 +145,7 @@ fn hooks(seen: &Seen) -> Vec<Finding> {
         return Vec::new();
     }
     let missing: Vec<String> =
-        desired.state.hooks.difference(&there.hooks).map(|point| named(seen, point)).collect();
+        desired.state.hooks.difference(&there.hooks).map(|point| named(seen, *point)).collect();
     if missing.is_empty() {
         return Vec::new();
     }
@@ -160,7 +160,7 @@ fn hooks(seen: &Seen) -> Vec<Finding> {
     ]
 }
 
-fn named(seen: &Seen, point: &HookPoint) -> String {
+fn named(seen: &Seen, point: HookPoint) -> String {
     let device = seen.host.link(point.ifindex).map_or("?", |link| link.name.as_str());
     format!("{} on {device}", point.hook.name())
 }

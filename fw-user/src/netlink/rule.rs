@@ -47,7 +47,7 @@ fn rule(payload: &[u8]) -> Result<Option<RoutingRule>, Malformed> {
     Ok((asks && rule.mask != 0).then_some(rule))
 }
 
-/// Length of `struct fib_rule_hdr` (linux/fib_rules.h).
+/// Length of `struct fib_rule_hdr` (`linux/fib_rules.h`).
 const HEADER: usize = 12;
 const FRA_PRIORITY: u16 = 6;
 const FRA_FWMARK: u16 = 10;

@@ -12,6 +12,7 @@ const PURE: &[&str] = &[
     "fw-user/src/exposure",
     "fw-user/src/plan",
     "fw-user/src/stock",
+    "fw-user/src/suggest",
 ];
 
 /// What a pure module must not name, as beginnings of paths, each with what to do instead.

@@ -1,0 +1,79 @@
+//! `fw suggest`: prints the policy that would have passed what was observed, for review; changes nothing.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::json;
+
+use super::plan::ask_docker;
+use super::{Engine, Failure, Outcome, Pins, bad_policy, need_privileges, print, runtime};
+use crate::conntrack;
+use crate::datapath::{Directory, Maps};
+use crate::inventory::{Inventory, with_bridges};
+use crate::netlink;
+use crate::policy::Policy;
+use crate::reconcile::monotonic_seconds;
+use crate::suggest::{Seen, suggest};
+
+/// Options of `fw suggest`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Policy file that the suggestion begins with
+    #[arg(long, value_name = "FILE", default_value = "/etc/fw/policy.toml")]
+    policy: PathBuf,
+    #[command(flatten)]
+    engine: Engine,
+    #[command(flatten)]
+    pins: Pins,
+    /// What has fewer packets is not suggested
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    min_packets: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the suggestion: exit 0, also if nothing is missing.
+pub fn run(options: &Options) -> Outcome {
+    let file = &options.policy;
+    let text = Policy::text(file).map_err(|error| bad_policy(file, error))?;
+    let policy = Policy::read(file).map_err(|error| bad_policy(file, error))?;
+    need_privileges()?;
+    let directory = Directory::open(&options.pins.bpffs)?;
+    let maps = Maps::open(directory.path())?;
+    let host = netlink::snapshot()?;
+    let (docker, links) = runtime()?.block_on(ask_docker(&options.engine.docker))?;
+    let inventory =
+        Inventory::new(Some(&with_bridges(docker, &host)), &host, &links, &policy.static_networks);
+    let observed = maps.observed()?;
+    let listening = conntrack::listening().context("cannot tell who listens on this host")?;
+    let seen = Seen {
+        text: &text,
+        policy: &policy,
+        observed: &observed,
+        now: monotonic_seconds() as u32,
+        inventory: &inventory,
+        listening: &listening,
+        min_packets: options.min_packets,
+    };
+    let suggestion = suggest(&seen);
+    // What is handed out is a policy that `fw check` takes.
+    let base = file.parent().unwrap_or(std::path::Path::new("."));
+    if let Err(error) = Policy::parse(&suggestion.policy, file, base) {
+        return Err(Failure::Failed(anyhow::anyhow!(
+            "what was observed does not fit into one policy: {error}; ask for less with --min-packets, or write by hand \
+             what `fw table observed` shows"
+        )));
+    }
+    if observed.is_empty() {
+        eprintln!("fw: nothing was observed: does the policy in force say mode = \"observe\"?");
+    }
+    if options.json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&json!(suggestion))?))?;
+    } else {
+        print(&suggestion.policy)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
