@@ -22,7 +22,7 @@ pub(crate) fn run<C: Context>(hook: Hook, context: &C) -> i32 {
         return C::UNPREPARED;
     };
     let settings = maps.settings();
-    let observing = settings.observe != 0;
+    let observing = maps.observes();
     let early = matches!(hook, Hook::UplinkXdp);
     if early && observing {
         return C::ON;
@@ -61,6 +61,7 @@ pub(crate) fn run<C: Context>(hook: Hook, context: &C) -> i32 {
     }
     let Desk { work, arrival, pending, .. } = &mut *desk;
     let verdict = decide(hook, arrival, context, &maps, work);
+    let observing = maps.observes();
     if !early || matches!(verdict.action, Action::Drop) {
         count(hook, verdict.reason as u8, verdict.rule, context.length());
     }

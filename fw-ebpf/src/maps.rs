@@ -140,6 +140,14 @@ impl<'a, C> Maps<'a, C> {
         let settings = SETTINGS.get(0)?;
         Some(Self { context, settings })
     }
+
+    /// Whether nothing is dropped, as the map says it now. Volatile, so that what was known before a decision is not kept
+    /// through it: the verifier would walk the decision for both cases.
+    #[inline(always)]
+    pub(crate) fn observes(&self) -> bool {
+        // SAFETY: the pointer is that of a reference.
+        unsafe { (&raw const self.settings.observe).read_volatile() != 0 }
+    }
 }
 
 /// Copies a value out of a hash map.
