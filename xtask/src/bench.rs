@@ -5,6 +5,7 @@ mod control;
 mod crowd;
 mod known;
 mod metrics;
+mod monitor;
 mod netfilter;
 mod page;
 mod path;
@@ -52,6 +53,8 @@ enum Bench {
     Sockets,
     /// What rules of netfilter cost beside fw: its fail-safe, its rules among Docker's, Docker's in raw PREROUTING.
     Netfilter,
+    /// What dropping costs with and without somebody who follows the drops, and what they see of a flood.
+    Monitor,
     /// What the control plane takes: from Docker's event to the last map write, resync, restart, reload, memory.
     Control,
     /// What a million flows and prefixes and thousands of networks, containers and ports take.
@@ -85,6 +88,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Some(Bench::Path) => path::run(*quick, only.unwrap_or_default())?,
         Some(Bench::Sockets) => sockets::run(*quick, only.unwrap_or_default())?,
         Some(Bench::Netfilter) => return netfilter::run(*quick, only.unwrap_or_default()),
+        Some(Bench::Monitor) => return monitor::run(*quick),
         Some(Bench::Page) => {}
         Some(Bench::Verifier) => return of_fw_user(&["--bench", "verifier", "--profile", "bench"]),
         // What the daemon does counts here, too.

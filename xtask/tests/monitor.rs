@@ -6,111 +6,14 @@ mod ground;
 
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
-use std::process::Child;
-use std::time::Duration;
 
 use ground::{Ground, POLICY};
 use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
 use serde_json::Value;
-use xtask::lab::{BPFFS, HOST, Lab, Place, fw_binary, wait};
+use xtask::lab::{HOST, Lab, Monitor, Place, Said};
 
-const OUT: &str = "/run/lab/monitor.out";
-const ERR: &str = "/run/lab/monitor.err";
-const PID: &str = "/run/lab/monitor.pid";
 const PCAP: &str = "/run/lab/drops.pcapng";
-
-/// A running `fw monitor`.
-struct Monitor<'a> {
-    lab: &'a Lab,
-    child: Child,
-}
-
-/// What one has said: each object on stdout, and stderr.
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl<'a> Monitor<'a> {
-    fn start(lab: &'a Lab, arguments: &str) -> Self {
-        for file in [OUT, ERR, PID] {
-            fs::remove_file(lab.path(file)).ok();
-        }
-        let fw = fw_binary().expect("fw");
-        let line = format!(
-            "echo $$ >{PID}; exec {} monitor --bpffs {BPFFS} {arguments} >{OUT} 2>{ERR}",
-            fw.display()
-        );
-        let child = lab.host().command("sh").args(["-ec", &line]).spawn().expect("fw monitor starts");
-        let mut monitor = Self { lab, child };
-        monitor.until("it follows", |said| said.err.contains("following drops"));
-        monitor
-    }
-
-    fn said(&self) -> Said {
-        let read = |file| fs::read_to_string(self.lab.path(file)).unwrap_or_default();
-        Said { code: None, out: read(OUT), err: read(ERR) }
-    }
-
-    #[track_caller]
-    fn until(&mut self, what: &str, holds: impl Fn(&Said) -> bool) {
-        let waited = wait::until(what, Duration::from_secs(20), || holds(&self.said()).then_some(()));
-        let said = self.said();
-        waited.unwrap_or_else(|error| panic!("{error:#}\n{}{}", said.out, said.err));
-    }
-
-    fn ends(&mut self) -> Said {
-        let ended = wait::until("fw monitor ends", Duration::from_secs(20), || {
-            self.child.try_wait().expect("a child")
-        });
-        Said { code: ended.expect("an end").code(), ..self.said() }
-    }
-
-    /// Ends it as ^C does.
-    fn interrupt(mut self) -> Said {
-        self.lab.host().script(&format!("kill -INT $(cat {PID})")).expect("a signal");
-        self.ends()
-    }
-}
-
-impl Drop for Monitor<'_> {
-    fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            self.lab.host().script(&format!("kill -KILL $(cat {PID})")).ok();
-            self.child.wait().ok();
-        }
-    }
-}
-
-impl Said {
-    /// The packets, without what was lost.
-    fn packets(&self) -> Vec<Value> {
-        self.objects().into_iter().filter(|object| object["verdict"] != "lost").collect()
-    }
-
-    fn objects(&self) -> Vec<Value> {
-        let object = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        self.out.lines().map(object).collect()
-    }
-
-    /// Shown, not asked for, lost: as the last line says.
-    #[track_caller]
-    fn tally(&self) -> [u64; 3] {
-        let last = self.err.lines().last().unwrap_or_default();
-        let before = |word: &str| {
-            let number = last
-                .split(word)
-                .next()
-                .and_then(|text| text.split([' ', ',']).rfind(|text| !text.is_empty()));
-            number.and_then(|number| number.parse().ok())
-        };
-        let shown = before(" drops in").unwrap_or_else(|| panic!("no summary: {}", self.err));
-        let others = if last.contains(" not of ") { before(" not of ").expect("a number") } else { 0 };
-        [shown, others, before(" without an event").expect("a number")]
-    }
-}
 
 #[test]
 fn drops_are_shown_as_they_are_asked_for() {
@@ -133,14 +36,14 @@ fn drops_are_shown_as_they_are_asked_for() {
         ("--port 22 --proto udp", 22),
         ("--reason port-not-allowed --prefix 198.18.0.0/15", 22),
     ] {
-        let mut monitor = Monitor::start(lab, &format!("--json {filter}"));
+        let monitor = start(lab, &format!("--json {filter}"));
         drops();
-        monitor.until(filter, |said| !said.packets().is_empty());
-        let said = monitor.interrupt();
+        until(&monitor, filter, |said| !packets(said).is_empty());
+        let said = monitor.interrupt().expect("an end");
         let ports: Vec<Value> =
-            said.packets().iter().map(|packet| packet["destination_port"].clone()).collect();
+            packets(&said).iter().map(|packet| packet["destination_port"].clone()).collect();
         assert_eq!(ports, [port], "{filter}: {}", said.out);
-        let [shown, others, lost] = said.tally();
+        let [shown, others, lost] = said.tally().expect("a summary");
         assert!(shown == 1 && others >= 1 && lost == 0, "{filter}: {}", said.err);
     }
     wrong_input(lab);
@@ -151,14 +54,14 @@ fn drops_are_shown_as_they_are_asked_for() {
 }
 
 fn names_and_capture(lab: &Lab, drops: impl Fn()) {
-    let mut monitor = Monitor::start(lab, &format!("--json --pcap {PCAP}"));
+    let monitor = start(lab, &format!("--json --pcap {PCAP}"));
     drops();
-    monitor.until("both drops", |said| said.packets().len() >= 2);
+    until(&monitor, "both drops", |said| packets(said).len() >= 2);
     let second = lab.fw(&["monitor"]).expect_err("each event can be read once");
     assert!(format!("{second:#}").contains("another `fw monitor`"), "{second:#}");
-    let said = monitor.interrupt();
+    let said = monitor.interrupt().expect("an end");
     assert_eq!(said.code, Some(0), "{}", said.err);
-    let packets = said.packets();
+    let packets = packets(&said);
     let of = |port: u16| {
         let packet = packets.iter().find(|packet| packet["destination_port"] == port);
         packet.unwrap_or_else(|| panic!("no packet to {port}: {}", said.out))
@@ -224,19 +127,19 @@ fn wrong_input(lab: &Lab) {
 fn what_is_not_shown_is_counted(lab: &Lab) {
     for arguments in ["--json", "--json --port 9", "--json --rate 20", "--json --rate 2000"] {
         let first = drops_of(lab);
-        let mut monitor = Monitor::start(lab, arguments);
+        let monitor = start(lab, arguments);
         let before = drops_of(lab);
         // What was dropped before in this second has taken from what a CPU may write.
-        monitor.until("some are shown", |said| {
+        until(&monitor, "some are shown", |said| {
             for port in [9, 10].into_iter().cycle().take(60) {
                 send(lab.outside(), HOST.into(), port, 70);
             }
-            !said.packets().is_empty()
+            !packets(&said).is_empty()
         });
         let after = drops_of(lab);
-        let said = monitor.interrupt();
+        let said = monitor.interrupt().expect("an end");
         let at_the_end = drops_of(lab);
-        let [shown, others, lost] = said.tally();
+        let [shown, others, lost] = said.tally().expect("a summary");
         let counted = shown + others + lost;
         // The same number on both sides, unless something else is dropped just when it begins or ends.
         assert!(
@@ -244,9 +147,8 @@ fn what_is_not_shown_is_counted(lab: &Lab) {
             "{arguments}: {counted}: {}",
             said.err
         );
-        assert_eq!(said.packets().len() as u64, shown, "{arguments}");
-        let told: u64 = said
-            .objects()
+        assert_eq!(packets(&said).len() as u64, shown, "{arguments}");
+        let told: u64 = objects(&said)
             .iter()
             .filter(|object| object["verdict"] == "lost")
             .map(|object| object["count"].as_u64().expect("a number"))
@@ -261,16 +163,16 @@ fn what_is_not_shown_is_counted(lab: &Lab) {
 }
 
 fn a_flood_is_few_lines(lab: &Lab) {
-    let mut monitor = Monitor::start(lab, "--rate 1000 --lines 3");
-    monitor.until("lines beyond", |said| {
+    let monitor = start(lab, "--rate 1000 --lines 3");
+    until(&monitor, "lines beyond", |said| {
         send(lab.outside(), HOST.into(), 9, 500);
         for port in 100..120 {
             send(lab.outside(), HOST.into(), port, 1);
         }
         said.err.contains("were not printed")
     });
-    let said = monitor.interrupt();
-    let [shown, ..] = said.tally();
+    let said = monitor.interrupt().expect("an end");
+    let [shown, ..] = said.tally().expect("a summary");
     let counts = said.out.lines().map(|line| {
         let count = line.rsplit_once("  x").map(|(_, count)| count.parse::<u64>().expect("a count"));
         assert!(line.contains(" drop port-not-allowed  uplink_ingress eth0  udp  "), "{line}");
@@ -286,17 +188,36 @@ fn a_flood_is_few_lines(lab: &Lab) {
 
 /// Maps that are made anew under a running monitor, and taken away.
 fn other_maps(lab: &Lab, drops: impl Fn()) {
-    let mut monitor = Monitor::start(lab, "--json");
+    let monitor = start(lab, "--json");
     let daemon = lab.fw_run(&format!("{POLICY}\n[tables]\nobserved = 2048\n")).expect("fw");
-    monitor.until("it goes over", |said| said.err.contains("made anew"));
+    until(&monitor, "it goes over", |said| said.err.contains("made anew"));
     drops();
-    monitor.until("what the new ones say", |said| {
-        said.packets().iter().any(|packet| packet["source_container"] == "a2")
+    until(&monitor, "what the new ones say", |said| {
+        packets(&said).iter().any(|packet| packet["source_container"] == "a2")
     });
     daemon.terminate().expect("SIGTERM");
     lab.fw_down().expect("fw down");
-    let said = monitor.ends();
+    let said = monitor.ends().expect("an end");
     assert!(said.code == Some(1) && said.err.contains("taken away"), "{}", said.err);
+}
+
+fn start<'a>(lab: &'a Lab, arguments: &str) -> Monitor<'a> {
+    Monitor::start(lab, arguments).expect("fw monitor follows")
+}
+
+#[track_caller]
+fn until(monitor: &Monitor<'_>, what: &str, holds: impl Fn(&Said) -> bool) {
+    monitor.until(what, holds).unwrap_or_else(|error| panic!("{error:#}"));
+}
+
+/// The packets, without what was lost.
+fn packets(said: &Said) -> Vec<Value> {
+    objects(said).into_iter().filter(|object| object["verdict"] != "lost").collect()
+}
+
+fn objects(said: &Said) -> Vec<Value> {
+    let object = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    said.out.lines().map(object).collect()
 }
 
 /// Sends datagrams that nobody answers, all from one port.

@@ -278,6 +278,11 @@ impl Street {
         self.lab.host()
     }
 
+    /// All of it.
+    pub(super) fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
     /// Finds out how many packets make a sample.
     pub(super) fn calibrate(&mut self) -> Result<()> {
         for (path, traffic) in &mut self.traffic {
