@@ -16,7 +16,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use crate::datapath::{Beside, DatapathError, Judged, Left, Maps, Running, Seen, running_at};
-use crate::netlink::Link;
+use crate::netlink::{self, Leads, Link};
 use crate::plan::HookPoint;
 use crate::view;
 
@@ -161,6 +161,8 @@ struct Decided {
     steps: Vec<Step>,
     left: Left,
     ports: Vec<Port>,
+    /// What the routing table was asked, and taken to say.
+    routed: Option<(trace::Routed, Route)>,
 }
 
 impl Explainer<'_> {
@@ -199,7 +201,13 @@ impl Explainer<'_> {
                 goes_up &= !dropped(&hooks);
             }
         }
-        Ok(self.told(frame, hooks, goes_up))
+        let unjudged = if hooks.is_empty() {
+            let seen = Seen { ifindex: frame.ifindex, ..Seen::default() };
+            self.decided(first, frame, seen, clock())?.pop().map(|decided| decided.packet)
+        } else {
+            None
+        };
+        Ok(self.told(frame, hooks, unjudged, goes_up))
     }
 
     /// Whether a program runs at this hook; `None` where the tables are not in force.
@@ -231,10 +239,17 @@ impl Explainer<'_> {
         (neighbour.port != 0 && apart).then_some((Hook::PortEgress, seen))
     }
 
-    fn told(&self, frame: &Frame, hooks: Vec<AtHook>, goes_up: bool) -> Explanation {
+    fn told(
+        &self,
+        frame: &Frame,
+        hooks: Vec<AtHook>,
+        unjudged: Option<Packet>,
+        goes_up: bool,
+    ) -> Explanation {
         let ends = hooks.iter().find(|hook| hook.outcome.would_drop);
         let decides = ends.or_else(|| hooks.iter().find(|hook| hook.outcome.hook != Hook::UplinkXdp));
-        let packet = decides.or(hooks.first()).map_or(Packet::zeroed(), |hook| hook.outcome.packet);
+        let packet = decides.or(hooks.first()).map(|hook| hook.outcome.packet);
+        let packet = packet.or(unjudged).unwrap_or(Packet::zeroed());
         let reason = decides.and_then(|hook| hook.outcome.reason);
         let words = reason.filter(|reason| *reason != Reason::OtherHost).map(advice::of);
         let drops = decides.is_some_and(|hook| hook.outcome.would_drop);
@@ -330,8 +345,9 @@ impl Explainer<'_> {
                     None
                 }
             };
-            let same = |decided: &Decided| {
-                run.is_none_or(|run| is_alike(hook, &run, decided.verdict, seen, tables.settings))
+            let same = |decided: &Decided| match run {
+                Some(run) => is_alike(hook, &run, decided.verdict, seen, tables.settings),
+                None => decided.routed.is_none_or(|(asked, route)| routes(asked, seen.mark) == route),
             };
             let chosen = decided.iter().position(same);
             // A second may have begun in between, and a flow be over.
@@ -430,8 +446,9 @@ impl Explainer<'_> {
             let verdict = decide(hook, &arrival, &frame.bytes[..], &tables, &mut work);
             let asked = tables.end()?;
             let trace::Asked { steps, left, routed, ports } = asked;
-            all.push(Decided { verdict, packet: work.packet, steps, left, ports });
-            if !routed {
+            let asked = routed.map(|asked| (asked, route));
+            all.push(Decided { verdict, packet: work.packet, steps, left, ports, routed: asked });
+            if routed.is_none() {
                 break;
             }
         }
@@ -459,6 +476,14 @@ impl Explainer<'_> {
             (ethertype.map_or(0, u16::from_be_bytes), audience)
         };
         Arrival { ifindex, ingress_ifindex, ethertype, vlan: VlanTag::NONE, audience, mark, owner: 0 }
+    }
+}
+
+/// Where the kernel would send the packet; what it does not forward ends here, as the programs have it.
+fn routes((source, destination, ifindex): trace::Routed, mark: u32) -> Route {
+    match netlink::route(source.into(), destination.into(), ifindex, mark) {
+        Ok(Leads::Out(_)) => Route::Forwarded,
+        Ok(Leads::Here | Leads::Nowhere(_)) | Err(_) => Route::Local,
     }
 }
 

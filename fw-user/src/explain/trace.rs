@@ -52,11 +52,14 @@ pub struct Trace<'a> {
     now_ms: u32,
     steps: RefCell<Vec<Step>>,
     left: RefCell<Left>,
-    routed: Cell<bool>,
+    routed: Cell<Option<Routed>>,
     failure: RefCell<Option<DatapathError>>,
     /// Ports and denials that were found, for advice.
     ports: RefCell<Vec<Port>>,
 }
+
+/// A question to the routing table: source, destination, and the device by which the packet comes in.
+pub type Routed = (Address, Address, u32);
 
 /// What a decision has asked for.
 pub struct Asked {
@@ -64,8 +67,8 @@ pub struct Asked {
     pub steps: Vec<Step>,
     /// What packets had left behind, of all that it looked at.
     pub left: Left,
-    /// Whether the routing table was asked.
-    pub routed: bool,
+    /// What the routing table was asked.
+    pub routed: Option<Routed>,
     /// The ports that were found.
     pub ports: Vec<Port>,
 }
@@ -89,7 +92,7 @@ impl<'a> Trace<'a> {
             now_ms: clock.1,
             steps: RefCell::default(),
             left: RefCell::default(),
-            routed: Cell::new(false),
+            routed: Cell::new(None),
             failure: RefCell::default(),
             ports: RefCell::default(),
         }
@@ -449,7 +452,7 @@ impl Tables for Trace<'_> {
     fn remember(&self, _key: &DatagramKey, _datagram: &Datagram) {}
 
     fn route(&self, source: &Address, destination: &Address, ifindex: u32) -> Route {
-        self.routed.set(true);
+        self.routed.set(Some((*source, *destination, ifindex)));
         let said = match self.route {
             Route::Local => "delivered here, or nowhere",
             Route::Forwarded => "forwarded",
