@@ -21,6 +21,7 @@ use crate::plan::HookPoint;
 use crate::view;
 
 pub mod advice;
+pub mod capture;
 pub mod frame;
 pub mod netfilter;
 pub mod trace;

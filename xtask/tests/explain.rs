@@ -33,7 +33,11 @@ fn what_is_explained_is_what_happens() {
     lab.network("I", &["--internal", "--subnet=10.3.0.0/24"]).expect("a network");
     lab.network("N", &["--subnet=10.4.0.0/24"]).expect("a network");
     let i1 = lab.container("i1", &["--network=I"]).expect("a container");
-    let [n1, n2] = ["n1", "n2"].map(|name| lab.container(name, &["--network=N"]).expect("a container"));
+    let [n1, n2] = ["n1", "n2"].map(|name| {
+        let labels =
+            ["project=shop", "service=front"].map(|label| format!("--label=com.docker.compose.{label}"));
+        lab.container(name, &["--network=N", &labels[0], &labels[1]]).expect("a container")
+    });
     let daemon = lab.fw_run(POLICY).expect("fw");
     let _flow =
         lab.host().connect_from(PORT, std::net::SocketAddrV4::new(OUTSIDE, 443)).expect("a connection");
@@ -405,6 +409,10 @@ fn forms_of_asking(ground: &Ground) {
     is(&["tcp", &from, "198.18.0.2:443", "--container", "a2"], 0, "accept outbound");
     is(&["tcp", "a2", "b1:80"], 4, "drop isolation");
 
+    let (code, text) = ask(lab, &["tcp", "n1", "n2:80"]);
+    let text = text.as_str().expect("words");
+    let service = "container n2 (service shop/front) of network N";
+    assert!(code == Some(4) && text.contains(service), "{service:?} is not in:\n{text}");
     let (code, text) = ask(lab, &["tcp", "a2", "b1:80"]);
     let text = text.as_str().expect("words").to_owned();
     for part in [
