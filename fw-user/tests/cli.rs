@@ -55,6 +55,22 @@ fn wrong_usage_exits_2() {
     refused(&metrics("localhost"), 2, &["expected ADDRESS:PORT", "unix:/PATH"]);
     refused(&metrics("unix:metrics.sock"), 2, &["begins with /"]);
     refused(&fw(directory.path(), &["table", "nosuch"]), 2, &["possible values: settings, interfaces"]);
+    let explain = |words: &[&str]| fw(directory.path(), &[&["explain"], words].concat());
+    let asked = ["tcp", "192.0.2.7", "192.0.2.1:22"];
+    refused(&explain(&asked[..2]), 2, &["DST[:PORT]"]);
+    refused(
+        &explain(&["tcp", "192.0.2.7", "192.0.2.256:22"]),
+        2,
+        &["\"192.0.2.256:22\"", "expected one like"],
+    );
+    refused(&explain(&["udp", "192.0.2.7", "192.0.2.1:22", "--flags", "syn"]), 2, &["for tcp alone"]);
+    refused(
+        &explain(&["--packet", "45zz", "--in", "lo"]),
+        2,
+        &["'z' is no digit", "expected an even number"],
+    );
+    refused(&explain(&["--packet", "policy.toml", "--in", "lo"]), 2, &["expected pcap or pcapng"]);
+    refused(&explain(&[&asked[..], &["--policy", "nosuch.toml"]].concat()), 2, &["nosuch.toml"]);
 }
 
 #[test]
