@@ -20,6 +20,8 @@ use std::time::Duration;
 use control::{ends, fw};
 use ground::{Ground, POLICY};
 use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use xtask::lab::{BPFFS, HOST, Lab, OUTSIDE, ask, fw_binary, wait};
 
@@ -210,6 +212,17 @@ fn on_a_terminal(lab: &Lab) {
     });
     top.shows("rates on all views", |screen| row_of("a1 ", screen).is_some_and(|row| row[3] != "0"));
     println!("{}", top.screen());
+    top.press("\x1a");
+    wait::until("it stops, and gives the terminal back", Duration::from_secs(10), || {
+        (!top.has_all()).then_some(())
+    })
+    .expect("^Z");
+    top.keys.write_all(b"3").expect("a key");
+    top.shows("that it goes on", |screen| {
+        // `nsenter` stops itself together with what it started, and lets that go on when it does.
+        kill(Pid::from_raw(top.child.id().cast_signed()), Signal::SIGCONT).expect("a signal");
+        screen.contains("Flows* by flows") && top.has_all()
+    });
     top.press("q");
     top.ends_well();
 
@@ -264,6 +277,11 @@ impl Top {
 
     fn screen(&self) -> String {
         self.parser.lock().unwrap_or_else(PoisonError::into_inner).screen().contents()
+    }
+
+    /// Whether it has the terminal for itself.
+    fn has_all(&self) -> bool {
+        self.parser.lock().unwrap_or_else(PoisonError::into_inner).screen().alternate_screen()
     }
 
     #[track_caller]

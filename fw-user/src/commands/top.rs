@@ -16,7 +16,7 @@ use ratatui::{DefaultTerminal, Terminal};
 
 use super::time::parse_span;
 use super::{Failure, Outcome, Pins, is_fw, print};
-use crate::datapath::{Directory, Maps};
+use crate::datapath::{Directory, Maps, occupant};
 use crate::flows::Ends;
 use crate::plan::State;
 use crate::reconcile::monotonic_seconds;
@@ -69,8 +69,12 @@ pub fn run(options: &Options) -> Outcome {
         return Ok(ExitCode::SUCCESS);
     }
     let signals = signals()?;
-    let screen = Screen::enter()?;
-    follow(&directory, options.interval, view, &signals, screen)?;
+    let mut screen = Screen::enter()?;
+    let mut directory = directory;
+    // A daemon of another version puts maps of its own in the place of those.
+    while let Followed::Replaced = follow(&directory, options.interval, &mut view, &signals, &mut screen)? {
+        directory = Directory::open(&options.pins.bpffs)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -99,7 +103,8 @@ fn as_text(picture: &Picture, view: &View) -> anyhow::Result<String> {
     let given = |name: &str| {
         std::env::var(name).ok().and_then(|text| text.parse::<u16>().ok()).filter(|size| *size > 0)
     };
-    let (width, height) = crossterm::terminal::size().unwrap_or((80, 24));
+    let of_terminal = crossterm::terminal::size().ok().filter(|_| stdout().is_terminal());
+    let (width, height) = of_terminal.unwrap_or((80, 24));
     let size = (given("COLUMNS").unwrap_or(width), given("LINES").unwrap_or(height));
     let mut terminal = Terminal::new(TestBackend::new(size.0, size.1))?;
     terminal.draw(|frame| draw(frame, picture, view))?;
@@ -108,11 +113,33 @@ fn as_text(picture: &Picture, view: &View) -> anyhow::Result<String> {
 
 /// The terminal, which is what it was when this goes, whatever happens: ratatui's hook gives it back before a panic is
 /// told.
-struct Screen(DefaultTerminal);
+struct Screen(Option<DefaultTerminal>);
 
 impl Screen {
     fn enter() -> anyhow::Result<Self> {
-        Ok(Self(ratatui::try_init().context("cannot draw on this terminal")?))
+        let mut screen = Self(None);
+        screen.take()?;
+        Ok(screen)
+    }
+
+    fn take(&mut self) -> anyhow::Result<()> {
+        self.0 = Some(ratatui::try_init().context("cannot draw on this terminal")?);
+        Ok(())
+    }
+
+    fn draw(&mut self, picture: &Picture, view: &View) -> anyhow::Result<()> {
+        if let Some(terminal) = &mut self.0 {
+            terminal.draw(|frame| draw(frame, picture, view)).context("cannot draw")?;
+        }
+        Ok(())
+    }
+
+    /// Stops until the shell lets it go on.
+    fn suspend(&mut self) -> anyhow::Result<()> {
+        self.0 = None;
+        ratatui::restore();
+        raise(Signal::SIGTSTP).context("cannot stop")?;
+        self.take()
     }
 }
 
@@ -133,13 +160,21 @@ fn signals() -> anyhow::Result<SignalFd> {
         .context("cannot read signals")
 }
 
+/// Why nothing is followed any more.
+enum Followed {
+    /// It was asked to end.
+    Ended,
+    /// The maps are not those that are pinned.
+    Replaced,
+}
+
 fn follow(
     directory: &Directory,
     interval: Duration,
-    mut view: View,
+    view: &mut View,
     signals: &SignalFd,
-    mut screen: Screen,
-) -> anyhow::Result<()> {
+    screen: &mut Screen,
+) -> anyhow::Result<Followed> {
     let interval = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
     let maps = Maps::open(directory.path())?;
     let mut names = Named::read(&maps)?;
@@ -148,21 +183,20 @@ fn follow(
     let mut sweep: Option<Sweep> = None;
     let (mut counting, mut flows) = (Counting::begin(), maps.each_flow()?);
     loop {
-        screen.0.draw(|frame| draw(frame, &shown, &view)).context("cannot draw")?;
+        screen.draw(&shown, view)?;
         let due = before.at.saturating_add(interval);
         match wait(signals, due)? {
-            Woken::End => return Ok(()),
-            Woken::Keys => match press(&mut view)? {
+            Woken::End => return Ok(Followed::Ended),
+            Woken::Keys => match press(view)? {
                 top::Outcome::Draw => {}
-                top::Outcome::End => return Ok(()),
-                top::Outcome::Suspend => {
-                    drop(screen);
-                    raise(Signal::SIGTSTP).context("cannot stop")?;
-                    screen = Screen::enter()?;
-                }
+                top::Outcome::End => return Ok(Followed::Ended),
+                top::Outcome::Suspend => screen.suspend()?,
             },
             Woken::Resized => {}
             Woken::Due if view.paused => before.at = monotonic_millis(),
+            Woken::Due if occupant(directory.path())?.pid != maps.daemon()?.pid => {
+                return Ok(Followed::Replaced);
+            }
             Woken::Due => {
                 names.renew(&maps)?;
                 let ends = Ends::new(&names.state);

@@ -171,7 +171,8 @@ impl Reconciler {
     /// Ends the bans whose time is over.
     pub(super) fn end_bans(&mut self) {
         let over: Vec<IpNet> = self.bans.end(wall_clock()).into_iter().map(|ban| ban.prefix).collect();
-        if over.is_empty() {
+        // While nothing is prepared, the pass that is due leaves them out.
+        if over.is_empty() || self.prepared.is_none() {
             return;
         }
         match self.lift_bans(&over) {
