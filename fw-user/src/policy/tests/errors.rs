@@ -105,6 +105,14 @@ fn wrong_types_say_what_was_expected() {
 }
 
 #[test]
+fn the_name_of_bans_is_not_free() {
+    wrong(
+        "[[deny]]\nname = \"ban\"\nfrom = [\"192.0.2.1\"]",
+        "2:8: rule `ban` would be taken for what `fw ban` bans; expected another name",
+    );
+}
+
+#[test]
 fn names_of_what_a_swarm_needs_are_not_free() {
     wrong(
         "[[deny]]\nname = \"swarm-vxlan\"\nfrom = [\"192.0.2.1\"]",
