@@ -54,6 +54,8 @@ fn wrong_usage_exits_2() {
     );
     refused(&metrics("localhost"), 2, &["expected ADDRESS:PORT", "unix:/PATH"]);
     refused(&metrics("unix:metrics.sock"), 2, &["begins with /"]);
+    refused(&fw(directory.path(), &["run", "--log", "xml"]), 2, &["possible values: text, json, journald"]);
+    refused(&fw(directory.path(), &["suggest", "--policy", "none.toml"]), 2, &["none.toml", "--policy"]);
     refused(&fw(directory.path(), &["table", "nosuch"]), 2, &["possible values: settings, interfaces"]);
     let explain = |words: &[&str]| fw(directory.path(), &[&["explain"], words].concat());
     let asked = ["tcp", "192.0.2.7", "192.0.2.1:22"];
@@ -187,6 +189,15 @@ fn who_may_not_look_into_the_directory_is_not_told_that_it_is_empty() {
         let said = said(nobody(directory.path()).args(arguments).args(["--bpffs", "pins"]));
         refused(&said, 1, &["no permission to look into pins", "sudo"]);
     }
+    // What it cannot see it does not judge.
+    let doctor = said(nobody(directory.path()).args(["doctor", "--json", "--bpffs", "pins"]));
+    assert_eq!(doctor.code, Some(1), "{}", doctor.err);
+    let report: serde_json::Value = serde_json::from_str(&doctor.out).expect("JSON");
+    assert_eq!(report["clean"], false, "{report:#}");
+    for part in ["without root", "no permission to look into pins"] {
+        assert!(report["not_seen"].to_string().contains(part), "{part:?}: {report:#}");
+    }
+    assert!(!report["findings"].to_string().contains("not-in-force"), "{report:#}");
 }
 
 /// The binary, run by a user without capabilities.

@@ -99,6 +99,7 @@ fn in_force(at: &Where<'_>, seen: &mut Seen) -> State {
         Err(DirectoryError::Empty { .. }) => return State::default(),
         Err(error) => {
             seen.unseen.push(format!("what is in force: {error}"));
+            seen.force_unseen = true;
             return State::default();
         }
     };
@@ -125,6 +126,7 @@ fn in_force(at: &Where<'_>, seen: &mut Seen) -> State {
         }
         Err(error) => {
             seen.unseen.push(format!("what is in force: {}", chain(&error)));
+            seen.force_unseen = true;
             State::default()
         }
     }
@@ -159,7 +161,9 @@ fn policy(
     match wanted {
         Ok(wanted) => {
             seen.desired = wanted;
-            let access = fs::metadata(path).map(|found| Access { owner: found.uid(), mode: found.mode() });
+            // A device (/dev/null is an empty policy) is everybody's, and no way to write a policy.
+            let found = fs::metadata(path).ok().filter(fs::Metadata::is_file);
+            let access = found.map(|found| Access { owner: found.uid(), mode: found.mode() });
             let access = access.unwrap_or_default();
             seen.file = PolicyFile::Read { path: shown, policy: Box::new(policy), access };
         }

@@ -39,8 +39,10 @@ pub struct Seen {
     pub file: PolicyFile,
     /// What the policy would put in force.
     pub desired: Option<Desired>,
-    /// What is in force.
+    /// What is in force; `None` if nothing is, or if it could not be looked at.
     pub in_force: Option<InForce>,
+    /// What is in force could not be looked at.
+    pub force_unseen: bool,
     /// Values of `/proc/sys`, by the path below it; what this kernel lacks is absent.
     pub sysctls: BTreeMap<String, String>,
     /// Contents of files that others load rules from, by path; those that exist.

@@ -86,6 +86,9 @@ fn selectors(seen: &Seen) -> Vec<Finding> {
 }
 
 fn daemon(seen: &Seen) -> Vec<Finding> {
+    if seen.force_unseen {
+        return Vec::new();
+    }
     let Some(InForce { ailment, enforces, nat, .. }) = &seen.in_force else {
         return vec![
             Finding::notes("not-in-force", "nothing of fw is in force on this host")

@@ -68,6 +68,7 @@ pub(super) fn run(quick: bool) -> Result<()> {
 }
 
 /// One flood.
+#[expect(clippy::cast_precision_loss, reason = "counts of one flood are far below 2^52")]
 fn sample(street: &Street, follower: Option<&str>, found: &mut Found) -> Result<()> {
     let monitor = follower.map(|arguments| Monitor::start(street.lab(), arguments)).transpose()?;
     let before = monitor.as_ref().map(Monitor::spent).transpose()?.unwrap_or_default();

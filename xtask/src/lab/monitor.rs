@@ -76,8 +76,8 @@ impl<'a> Monitor<'a> {
         let (_, fields) = stat.rsplit_once(')').context("no line of /proc/PID/stat")?;
         let ticks: u64 =
             fields.split_whitespace().skip(11).take(2).filter_map(|word| word.parse::<u64>().ok()).sum();
-        const TICK: Duration = Duration::from_millis(10);
-        Ok(TICK * u32::try_from(ticks)?)
+        // The kernel tells CPU time in hundredths of a second (USER_HZ).
+        Ok(Duration::from_millis(10) * u32::try_from(ticks)?)
     }
 
     fn said(&self) -> Said {
@@ -98,9 +98,9 @@ impl Drop for Monitor<'_> {
 impl Said {
     /// Drops that were shown, that were not asked for, and of which no event told: what its last line says.
     pub fn tally(&self) -> Result<[u64; 3]> {
-        let last = self.err.lines().last().unwrap_or_default();
+        let summary = self.err.lines().last().unwrap_or_default();
         let before = |word: &str| -> Option<u64> {
-            let (text, _) = last.split_once(word)?;
+            let (text, _) = summary.split_once(word)?;
             text.rsplit(' ').next()?.parse().ok()
         };
         let shown = before(" drops in").with_context(|| format!("no summary: {}", self.err))?;
