@@ -519,6 +519,15 @@ fn netfilter_comes_next(ground: &Ground) {
     } else {
         eprintln!("SKIPPED: rules of iptables-legacy: this kernel or host has none");
     }
+    let redirect = ["-p", "udp", "--dport", "6000", "-j", "REDIRECT", "--to-ports", "6001"];
+    lab.host()
+        .run(&[&["iptables", "-w", "-t", "nat", "-I", "PREROUTING"], &redirect[..]].concat())
+        .expect("iptables");
+    let led = next(&["udp", "203.0.113.7", "198.18.0.1:6000", "--in", "eth0"]);
+    assert_eq!((&led["dnat"], &led["end"]), (&"198.18.0.1:6001".into(), &"to-host".into()), "{led:#}");
+    lab.host()
+        .run(&[&["iptables", "-w", "-t", "nat", "-D", "PREROUTING"], &redirect[..]].concat())
+        .expect("iptables");
     // One that is not known here is not guessed.
     let rule = ["-m", "hashlimit", "--hashlimit-above", "5/sec", "--hashlimit-name", "x", "-j", "DROP"];
     lab.host().run(&[&["iptables", "-w", "-I", "FORWARD"], &rule[..]].concat()).expect("iptables");

@@ -189,6 +189,14 @@ impl Walk<'_> {
                     passing.destination = (address, port.unwrap_or(before.1));
                     passing.translated = true;
                 }
+                End::Redirect(port) => {
+                    let addresses = self.host.addresses.iter().filter(|local| local.ifindex == self.comes_in);
+                    let mut addresses = addresses.map(|local| local.address);
+                    let own = addresses.find(|own| own.is_ipv4() == before.0.is_ipv4());
+                    let nowhere = || ("drop", "a redirect needs an address of the device".to_owned());
+                    passing.destination = (own.ok_or_else(nowhere)?, port.unwrap_or(before.1));
+                    passing.translated = true;
+                }
                 End::Accept => {}
                 other => return self.stopped(other),
             }
@@ -272,7 +280,7 @@ impl Walk<'_> {
             End::Unknown(rule) => {
                 ("cannot-tell", format!("what this rule does with it is not known here: {rule}"))
             }
-            End::Accept | End::Destination(..) | End::Source(_) => ("cannot-tell", last()),
+            End::Accept | End::Destination(..) | End::Redirect(_) | End::Source(_) => ("cannot-tell", last()),
         })
     }
 

@@ -57,6 +57,8 @@ pub enum End {
     Drop(bool),
     /// Its destination becomes this; without a port that stays.
     Destination(IpAddr, Option<u16>),
+    /// It ends at this host, at this port if one is named.
+    Redirect(Option<u16>),
     /// Its source is translated.
     Source(String),
     /// What comes of this rule cannot be told.
@@ -125,6 +127,12 @@ fn descend(
                 let to = arguments.iter().skip_while(|word| *word != "--to-destination").nth(1);
                 let end = to.and_then(|to| destination(to));
                 return Some(end.map_or_else(|| unknown(&rule), |(to, port)| End::Destination(to, port)));
+            }
+            "REDIRECT" => {
+                let to = arguments.iter().skip_while(|word| *word != "--to-ports").nth(1);
+                let Some(to) = to else { return Some(End::Redirect(None)) };
+                // Of a range it takes any.
+                return Some(to.parse().map_or_else(|_| unknown(&rule), |port| End::Redirect(Some(port))));
             }
             "MASQUERADE" | "SNAT" => return Some(End::Source(target.join(" "))),
             "MARK" => {
@@ -341,6 +349,8 @@ COMMIT
 *nat
 :PREROUTING ACCEPT [0:0]
 :DOCKER - [0:0]
+-A PREROUTING -p udp -m udp --dport 53 -j REDIRECT --to-ports 5353
+-A PREROUTING -p udp -m udp --dport 54 -j REDIRECT --to-ports 5000-5010
 -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
 -A DOCKER -i br-a -j RETURN
 -A DOCKER ! -i br-a -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.18.0.2:80
@@ -398,6 +408,16 @@ COMMIT
         assert_eq!(hits.iter().map(|hit| hit.chain.as_str()).collect::<Vec<_>>(), ["PREROUTING", "DOCKER"]);
         let mut inside = Passing { comes_in: "br-a".to_owned(), ..packet() };
         assert_eq!(walked(("nat", "PREROUTING"), &mut inside).0, End::Accept, "RETURN");
+    }
+
+    #[test]
+    fn a_redirect_leads_to_this_host() {
+        let to = |port| {
+            let destination = (packet().destination.0, port);
+            walked(("nat", "PREROUTING"), &mut Passing { protocol: proto::UDP, destination, ..packet() }).0
+        };
+        assert_eq!(to(53), End::Redirect(Some(5353)));
+        assert!(matches!(to(54), End::Unknown(_)), "one of several");
     }
 
     #[test]
