@@ -165,6 +165,7 @@ pub(crate) struct View<'a> {
     seen: Seen<'a>,
     /// The devices that carry the addresses of uplinks.
     devices: BTreeSet<u32>,
+    device_names: BTreeSet<&'a str>,
     /// Addresses of this host that the outside can mean, each with its device if it is link-local.
     local: Vec<(Address, u32)>,
     /// Addresses of containers that share an uplink with the host.
@@ -201,10 +202,13 @@ impl<'a> View<'a> {
             let container = by_id.get(id.as_str()).copied();
             addresses.iter().filter_map(move |address| Some((Address::from(*address), container?)))
         });
+        let links = seen.inventory.links.iter().filter(|link| devices.contains(&link.index));
+        let device_names = links.map(|link| link.name.as_str()).collect();
         let mut view = Self {
             state,
             seen,
             devices,
+            device_names,
             local,
             stations: on_uplinks.flat_map(|it| &it.addresses).map(|it| Address::from(*it)).collect(),
             containers: containers.collect(),
@@ -281,7 +285,12 @@ impl<'a> View<'a> {
     pub(crate) fn at_host(&self, address: &Address, protocol: u8, port: u16) -> Target {
         let published = self.published_at(address, protocol, port);
         let translated = match self.seen.translations {
-            Some(rules) => rules.iter().find_map(|rule| rule.applies(protocol, (*address).into(), port)),
+            Some(rules) => {
+                let mut meant = rules
+                    .iter()
+                    .filter(|rule| rule.input.as_deref().is_none_or(|name| self.device_names.contains(name)));
+                meant.find_map(|rule| rule.applies(protocol, (*address).into(), port))
+            }
             None => published
                 .and_then(|published| Some((Some(published.target?.address), published.container_port))),
         };
@@ -388,7 +397,7 @@ fn number(protocol: Transport) -> u8 {
 }
 
 /// The process by which Docker serves published ports from sockets of the host.
-const PROXY: &str = "docker-proxy";
+pub(crate) const PROXY: &str = "docker-proxy";
 
 #[cfg(test)]
 mod tests;

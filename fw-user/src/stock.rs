@@ -10,7 +10,7 @@ use fw_common::tables::role;
 use fw_common::{Address, Hook};
 
 use crate::docker::GatewayMode;
-use crate::exposure::{Closed, From, Open, Seen, WhyClosed};
+use crate::exposure::{Closed, From, Open, PROXY, Seen, WhyClosed};
 use crate::handover::{Family, Survey};
 use crate::inventory::{Endpoint, Network};
 use crate::plan::{HookPoint, State};
@@ -27,6 +27,10 @@ pub struct Ground<'a> {
     pub seen: Seen<'a>,
     /// What iptables does.
     pub survey: &'a Survey,
+    /// Whether Docker filters with nftables, in tables that are not read: then nothing is said of what it forwards.
+    pub native: bool,
+    /// Whether this host forwards IPv4, and IPv6.
+    pub forwards: (bool, bool),
     /// Whether bridged packets visit iptables (`net.bridge.bridge-nf-call-iptables`).
     pub bridge_netfilter: bool,
     /// What the outside reaches.
@@ -104,7 +108,8 @@ impl<'a> Ground<'a> {
     /// Whoever routes to a container's own address gets there unless raw or FORWARD say no.
     fn direct(&self, holes: &mut Vec<Hole>) {
         for (family, name) in [(Family::V4, "direct-v4"), (Family::V6, "direct-v6")] {
-            if self.survey.drops_direct(family) {
+            let forwards = if family == Family::V4 { self.forwards.0 } else { self.forwards.1 };
+            if self.native || !forwards || self.survey.drops_direct(family) {
                 continue;
             }
             let docker = self.survey.docker(family);
@@ -157,8 +162,10 @@ impl<'a> Ground<'a> {
             let host = listeners.host.iter();
             host.map(|listener| (listener, listeners.holders.get(&listener.inode)))
         });
-        let there = listeners.filter(|(listener, _)| {
-            listener.device == 0
+        // Those of docker-proxy are for published ports, of which is told elsewhere.
+        let there = listeners.filter(|(listener, process)| {
+            process.is_none_or(|process| process.name != PROXY)
+                && listener.device == 0
                 && gateways.iter().any(|at| listener.takes(listener.protocol, at, listener.port))
         });
         let name =
@@ -176,7 +183,7 @@ impl<'a> Ground<'a> {
 
     /// A DNAT for 127.0.0.1 holds for what comes in from outside, too.
     fn loopback(&self, holes: &mut Vec<Hole>) {
-        if self.survey.drops_direct(Family::V4) {
+        if self.native || self.survey.drops_direct(Family::V4) {
             return;
         }
         let translated =

@@ -140,7 +140,8 @@ impl Report {
         let survey = Iptables::find().and_then(|iptables| iptables.survey());
         let survey = survey.map_err(|error| problems.push(format!("NAT: {}", chain(&error)))).ok();
         // Docker's nftables rules are not read.
-        let translations = survey.as_ref().filter(|_| handover.get("nftables").is_none_or(Value::is_null));
+        let native = handover.get("nftables").is_some_and(|native| !native.is_null());
+        let translations = survey.as_ref().filter(|_| !native);
         let seen = Seen {
             inventory: &inventory,
             containers: &containers,
@@ -156,7 +157,9 @@ impl Report {
                 hooks: &running,
                 seen,
                 survey,
-                bridge_netfilter: bridge_netfilter(),
+                native,
+                forwards: (is_on("ipv4/ip_forward"), is_on("ipv6/conf/all/forwarding")),
+                bridge_netfilter: is_on("bridge/bridge-nf-call-iptables"),
                 open: &open,
                 closed: &closed,
             })
@@ -273,10 +276,10 @@ impl Report {
 const CLOSED: &str = "Published or listening, and closed to the outside";
 const STATIONS: &str = "Containers on uplinks, behind the same rules";
 
-/// Whether bridged packets visit iptables. Without the module they do not, and there is no switch.
-fn bridge_netfilter() -> bool {
-    let switch = std::fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables");
-    switch.is_ok_and(|value| value.trim() == "1")
+/// Whether a switch of this network namespace is on. One that is not there (its module is not loaded) is off.
+fn is_on(switch: &str) -> bool {
+    let value = std::fs::read_to_string(format!("/proc/sys/net/{switch}"));
+    value.is_ok_and(|value| value.trim() != "0")
 }
 
 fn summary(handover: &Value) -> String {

@@ -57,6 +57,8 @@ fn a_redirect_leads_to_another_socket_of_the_host() {
     assert_eq!(world.rows()[0].target.listens, Some(false));
     world.listen("0.0.0.0", 22, 7);
     assert_eq!(world.rows()[0].target.listens, Some(true));
+    world.translations[0].input = Some("wg0".to_owned());
+    assert_eq!(world.rows()[0].target.listens, Some(false), "not for what comes in by an uplink");
 }
 
 #[test]
@@ -262,6 +264,7 @@ impl World {
     fn translate(&mut self, to: &str, port: u16, to_port: u16) {
         self.translations.push(Translation {
             family: Family::V4,
+            input: None,
             protocol: proto::TCP,
             address: None,
             ports: (port, port),

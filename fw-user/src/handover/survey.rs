@@ -20,12 +20,14 @@ pub struct Survey {
 }
 
 /// A rule that leads a port of this host elsewhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Translation {
     /// The family.
     pub family: Family,
     /// IP protocol number.
     pub protocol: u8,
+    /// Name of the device by which packets must come in; `None`: any, or any but a bridge of Docker's.
+    pub input: Option<String>,
     /// The address that is asked for; `None`: any of this host.
     pub address: Option<IpAddr>,
     /// First and last port that is asked for.
@@ -51,10 +53,14 @@ pub struct Forwarding {
     pub input_drops: bool,
 }
 
+/// Chains that packets of this host itself, or of containers alone, come to.
+const FROM_WITHIN: [&str; 4] = ["OUTPUT", "FW-OUTPUT", "FW-LOOPBACK", "FW-INSIDE"];
+
 impl Survey {
     /// Adds what one rule set says.
     pub(super) fn add(&mut self, family: Family, save: &Save<'_>) {
-        self.translations.extend(save.table("nat").filter_map(|rule| translation(family, rule)));
+        let incoming = save.table("nat").filter(|rule| !FROM_WITHIN.contains(&rule.chain));
+        self.translations.extend(incoming.filter_map(|rule| translation(family, rule)));
         let drops_raw = |rule: &Rule<'_>| {
             let words = rule.conditions();
             words.windows(2).any(|pair| pair == ["-j", "DROP"])
@@ -105,7 +111,8 @@ impl Translation {
 fn translation(family: Family, rule: &Rule<'_>) -> Option<Translation> {
     let words = rule.conditions();
     let mut words = words.iter().map(String::as_str).peekable();
-    let (mut protocol, mut address, mut ports, mut to, mut not) = (None, None, None, None, false);
+    let (mut input, mut protocol, mut address, mut ports, mut to, mut not) =
+        (None, None, None, None, None, false);
     while let Some(word) = words.next() {
         match word {
             "!" => not = true,
@@ -119,7 +126,8 @@ fn translation(family: Family, rule: &Rule<'_>) -> Option<Translation> {
             }
             "-d" if !not => address = Some(words.next()?.parse::<IpNet>().ok()?),
             "--dport" if !not => ports = Some(range(words.next()?)?),
-            // Docker's: not from the bridge of the container itself. Our own: from an uplink.
+            "-i" if !not => input = Some(words.next()?.to_owned()),
+            // Docker's: not from the bridge of the container itself.
             "-i" => _ = words.next()?,
             "-m" if matches!(words.peek(), Some(&("tcp" | "udp" | "sctp"))) => _ = words.next(),
             "-j" => match words.next()? {
@@ -142,7 +150,7 @@ fn translation(family: Family, rule: &Rule<'_>) -> Option<Translation> {
         Some(_) => return None,
         None => None,
     };
-    Some(Translation { family, protocol: protocol?, address, ports: ports?, to, to_port })
+    Some(Translation { family, input, protocol: protocol?, address, ports: ports?, to, to_port })
 }
 
 fn range(text: &str) -> Option<(u16, u16)> {

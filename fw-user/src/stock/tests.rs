@@ -27,6 +27,9 @@ fn what_is_addressed_to_containers_is_open_as_raw_and_forward_say() {
     assert_eq!(direct(&world), [("direct-v4", vec!["n1".to_owned()], WithFw::Closed)]);
     world.survey.forwarding = vec![forwarding(Family::V4, false, true)];
     assert_eq!(direct(&world), [], "Docker drops it in raw");
+    world.survey.forwarding = vec![forwarding(Family::V4, false, false)];
+    world.native = true;
+    assert_eq!(direct(&world), [], "what is not read is not claimed");
 }
 
 #[test]
@@ -85,6 +88,7 @@ fn sockets_at_bridges_and_ports_for_loopback_are_named() {
     world.survey.forwarding = vec![forwarding(Family::V4, true, false)];
     world.survey.translations = vec![Translation {
         family: Family::V4,
+        input: None,
         protocol: proto::TCP,
         address: Some(ip("127.0.0.1")),
         ports: (8024, 8024),
@@ -120,6 +124,7 @@ struct World {
     inventory: Inventory,
     listeners: Listeners,
     survey: Survey,
+    native: bool,
     bridge_netfilter: bool,
     closed: Vec<Closed>,
 }
@@ -173,7 +178,16 @@ impl World {
         };
         let listeners = Listeners { host: vec![listener], ..Listeners::default() };
         let survey = Survey::default();
-        Self { state, hooks, inventory, listeners, survey, bridge_netfilter: true, closed: Vec::new() }
+        Self {
+            state,
+            hooks,
+            inventory,
+            listeners,
+            survey,
+            native: false,
+            bridge_netfilter: true,
+            closed: Vec::new(),
+        }
     }
 
     fn publish(&mut self, container: &str) {
@@ -200,6 +214,8 @@ impl World {
             hooks: &self.hooks,
             seen,
             survey: &self.survey,
+            native: self.native,
+            forwards: (true, true),
             bridge_netfilter: self.bridge_netfilter,
             open: &[],
             closed: &self.closed,
