@@ -12,7 +12,7 @@ use clap::Subcommand;
 
 pub use self::churn::{Speech, churn, speak};
 pub(crate) use self::metrics::{ADDRESS, Scrapes, scrape};
-pub use self::metrics::{flows_told, metrics, write_flows};
+pub use self::metrics::{flows_told, metrics, series, write_flows};
 pub use self::networks::networks;
 use crate::lab::{Lab, OUTSIDE, OUTSIDE6, Options, wait};
 use crate::{replace, workspace};

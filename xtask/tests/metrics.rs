@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 use xtask::lab::http::{self, Response, encoded};
 use xtask::lab::{self, HOST, Lab, OUTSIDE, Options, SOCKET, wait};
-use xtask::soak::{flows_told, write_flows};
+use xtask::soak::{flows_told, series, write_flows};
 
 /// Where the shipped scrape configuration looks.
 const ADDRESS: &str = "127.0.0.1:9768";
@@ -229,7 +229,6 @@ fn alerts_are_evaluated_and_silent_but_one(lab: &Lab) {
 }
 
 fn series_do_not_follow_containers(lab: &Lab) {
-    let series = |page: &str| page.lines().filter(|line| !line.starts_with('#')).count();
     let before = get(lab, "/metrics").body;
     lab.network("more", &[]).expect("a network");
     for (number, network) in ["bridge", "more", "more"].into_iter().enumerate() {
