@@ -502,13 +502,6 @@ pub struct Port {
     pub limit: u8,
 }
 
-impl Port {
-    /// Whether anybody may come in.
-    pub const fn is_open(&self) -> bool {
-        self.open != 0 || self.sources & !sources::ALONE != sources::NOBODY
-    }
-}
-
 /// Maps `denied_hosts` and `denied`: presence is the verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]

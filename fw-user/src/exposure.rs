@@ -130,7 +130,7 @@ pub fn open(state: &State, seen: Seen<'_>) -> Vec<Open> {
 }
 
 /// Whether an entry lets anybody in.
-fn is_open(port: &Port) -> bool {
+pub(crate) fn is_open(port: &Port) -> bool {
     port.sources & !sources::ALONE != sources::NOBODY || port.open != 0
 }
 

@@ -49,6 +49,8 @@ families! {
     BYTES = counter("fw_bytes", &["hook", "verdict", "reason"], "Bytes of these packets, link-layer headers included.");
     RULE_PACKETS = counter("fw_rule_packets", &["rule"], "Packets that a rule decided, by its name; rules beyond the first 200 are one, `(other)`.");
     RULE_BYTES = counter("fw_rule_bytes", &["rule"], "Bytes of these packets.");
+    EVENTS_LOST = counter("fw_events_lost", &[], "Drops that `fw monitor` could not show, because there were more than events may be written; they are counted all the same.");
+    BANS = gauge("fw_bans", &[], "Prefixes that are banned (`fw ban`), as of the last pass.");
     LIVE_FLOWS = gauge("fw_flows", &["map"], "Flows that are alive: those that went out (flows), those that came in to containers with restricted terms (inbound_flows); an estimate where the map has more than 8192 entries.");
     ENTRIES = gauge("fw_map_entries", &["map"], "Entries of a map; of those that packets fill an estimate, where there are more than 8192.");
     MOST_ENTRIES = gauge("fw_map_max_entries", &["map"], "Entries that a map holds at most.");
@@ -72,8 +74,8 @@ const RULES_SHOWN: usize = 200;
 const OTHER_RULES: &str = "(other)";
 
 /// Maps that packets fill; all others the daemon fills, and knows how far.
-pub(super) const FROM_PACKETS: [&str; 6] =
-    ["flows", "inbound_flows", "budgets", "buckets", "datagrams", "fast_paths"];
+pub(super) const FROM_PACKETS: [&str; 7] =
+    ["flows", "inbound_flows", "budgets", "buckets", "datagrams", "observed", "fast_paths"];
 
 /// Whether a flow's time is over.
 type IsOver = fn(&Flow, u8, u32) -> bool;
@@ -115,6 +117,7 @@ pub(super) fn page(reading: &Reading) -> Page {
     if let Some(tables) = tables {
         judged(&mut page, tables);
         rules(&mut page, tables, &told.host);
+        page.one(&EVENTS_LOST, tables.events_lost);
         page.add(&LIVE_FLOWS, tables.flows.iter().map(|(map, flows)| sample([*map], *flows)));
         let entries = told.host.entries.iter().map(|(map, entries)| sample([*map], *entries));
         let filled = tables.filled.iter().map(|(map, entries)| sample([*map], *entries));
@@ -184,6 +187,7 @@ fn rules(page: &mut Page, tables: &Tables, host: &Host) {
 
 fn host(page: &mut Page, host: &Host) {
     page.one(&OBSERVING, host.observing);
+    page.one(&BANS, host.bans);
     page.one(&NETWORKS, host.networks);
     page.one(&ENDPOINTS, host.endpoints);
     page.one(&UNKNOWN_PORTS, host.unknown_ports);

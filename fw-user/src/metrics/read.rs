@@ -32,6 +32,8 @@ pub(super) struct Tables {
     pub(super) counters: Drops,
     /// By the number of the rule.
     pub(super) rules: BTreeMap<u32, Count>,
+    /// Drops of which no event tells.
+    pub(super) events_lost: u64,
     /// How many entries maps hold at most.
     pub(super) sizes: BTreeMap<&'static str, u32>,
     /// Entries of the maps that packets fill.
@@ -65,7 +67,8 @@ pub(super) fn read(directory: &Path, meters: &Meters, started: f64) -> Reading {
 fn tables(directory: &Path, told: &Told) -> Result<Tables, DatapathError> {
     let maps = Maps::open(directory)?;
     let daemon = Some(maps.daemon()?).filter(|daemon| daemon.pid == std::process::id());
-    let mut tables = Tables { daemon, counters: maps.counters()?, ..Tables::default() };
+    let events_lost = maps.missed_events()?.iter().sum();
+    let mut tables = Tables { daemon, counters: maps.counters()?, events_lost, ..Tables::default() };
     for id in told.host.counted.iter().flat_map(|counted| counted.rules.keys()) {
         tables.rules.insert(*id, maps.rule(*id)?);
     }

@@ -88,6 +88,8 @@ pub struct Host {
     pub hooks: BTreeMap<Hook, (usize, usize)>,
     /// Uplinks by how XDP drops on them.
     pub uplinks: BTreeMap<Xdp, usize>,
+    /// Prefixes that are banned.
+    pub bans: usize,
     /// Managed networks.
     pub networks: usize,
     /// Ports of managed bridges behind which a container is known.

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use fw_common::tables::{name_kind, role};
+use fw_common::tables::{PortKey, name_kind, role, sources};
 
 use super::Reconciler;
 use crate::desired::{Early, Prepared};
+use crate::exposure::is_open;
 use crate::metrics::{Counted, Host, Xdp};
 use crate::plan::State;
 
@@ -37,6 +38,7 @@ impl Reconciler {
                 _ => {}
             }
         }
+        host.bans = self.bans.len();
         host.networks = state.tables.networks.len();
         host.entries = self.entries(state);
         self.meters.passed(self.spent.time(), changed, host, || counted(state));
@@ -69,9 +71,14 @@ impl Reconciler {
 
 fn counted(state: &State) -> Counted {
     let mut counted = Counted::default();
-    for port in state.tables.ports.values() {
-        counted.open += usize::from(port.is_open());
-        counted.published_closed += usize::from(port.published != 0 && !port.is_open());
+    let tables = &state.tables;
+    for (key, port) in &tables.ports {
+        counted.open += usize::from(is_open(port));
+        // A container's own address is never looked up as any.
+        let alone = port.sources & sources::ALONE != 0 || tables.endpoints.contains_key(&key.address);
+        let any = PortKey::new(key.address.any_of_family(), key.proto, key.port);
+        let opened = is_open(port) || (!alone && tables.ports.get(&any).is_some_and(is_open));
+        counted.published_closed += usize::from(port.published != 0 && !opened);
     }
     let rules = state.names.iter().filter(|(key, _)| key.kind == name_kind::RULE);
     counted.rules = rules.map(|(key, name)| (key.id, name.clone())).collect();
