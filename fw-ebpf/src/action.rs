@@ -78,7 +78,7 @@ pub(crate) fn run<C: Context>(hook: Hook, context: &C) -> i32 {
     stamp(hook, context, &verdict, work, observing);
     if verdict.action == Action::Drop {
         if observing {
-            let why = observed::Why::new(hook, &verdict);
+            let why = observed::Why::new(hook, verdict);
             observed::count(why, arrival, work, context.length());
         }
         report(hook, arrival, &verdict, &maps, work);

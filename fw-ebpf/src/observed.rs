@@ -19,7 +19,7 @@ pub(crate) struct Why {
 
 impl Why {
     #[inline(always)]
-    pub(crate) fn new(hook: Hook, verdict: &Verdict) -> Self {
+    pub(crate) fn new(hook: Hook, verdict: Verdict) -> Self {
         Self { rule: verdict.rule, hook: hook as u8, reason: verdict.reason as u8, reserved: [0; 2] }
     }
 }
@@ -28,6 +28,7 @@ const BPF_NOEXIST: u64 = 1;
 
 /// Counts a packet that would be dropped under its tuple. Out of line for a stack frame of its own.
 #[inline(never)]
+#[expect(clippy::needless_borrows_for_generic_args, reason = "a copy of the key takes as much stack again")]
 pub(crate) fn count(why: Why, arrival: &Arrival, work: &Workspace, length: u32) -> u32 {
     let packet = &work.packet;
     let icmp = packet.is_icmp();

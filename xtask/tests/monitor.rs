@@ -134,7 +134,7 @@ fn what_is_not_shown_is_counted(lab: &Lab) {
             for port in [9, 10].into_iter().cycle().take(60) {
                 send(lab.outside(), HOST.into(), port, 70);
             }
-            !packets(&said).is_empty()
+            !packets(said).is_empty()
         });
         let after = drops_of(lab);
         let said = monitor.interrupt().expect("an end");
@@ -193,7 +193,7 @@ fn other_maps(lab: &Lab, drops: impl Fn()) {
     until(&monitor, "it goes over", |said| said.err.contains("made anew"));
     drops();
     until(&monitor, "what the new ones say", |said| {
-        packets(&said).iter().any(|packet| packet["source_container"] == "a2")
+        packets(said).iter().any(|packet| packet["source_container"] == "a2")
     });
     daemon.terminate().expect("SIGTERM");
     lab.fw_down().expect("fw down");
