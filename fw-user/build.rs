@@ -20,8 +20,10 @@ fn main() -> anyhow::Result<()> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../fw-ebpf");
     println!("cargo:rerun-if-changed={root}/src");
     println!("cargo:rerun-if-changed={root}/../fw-common/src");
+    // A feature of ours is one of the programs' as well.
+    let features: &[&str] = if std::env::var_os("CARGO_FEATURE_LOG").is_some() { &["log"] } else { &[] };
     aya_build::build_ebpf(
-        [aya_build::Package { name: "fw-ebpf", root_dir: root, ..Default::default() }],
+        [aya_build::Package { name: "fw-ebpf", root_dir: root, features, ..Default::default() }],
         aya_build::Toolchain::Custom(TOOLCHAIN),
     )
     .context("cannot build the kernel programs; `cargo xtask setup` installs what that needs (rust-src, bpf-linker)")

@@ -12,6 +12,8 @@
 
 mod action;
 mod fast;
+#[cfg(feature = "log")]
+mod log;
 mod maps;
 mod observed;
 mod packet;

@@ -18,6 +18,8 @@ mod foreign;
 mod ground;
 mod hooks;
 mod layout;
+#[cfg(feature = "log")]
+mod log;
 mod maps;
 mod rebuild;
 mod sample;
@@ -283,6 +285,8 @@ impl Programs {
         }
         let mut object = loader.load(OBJECT).map_err(|source| DatapathError::Load(Box::new(source)))?;
         let maps = Maps::from_source(|name| Ok(object.take_map(name)))?;
+        #[cfg(feature = "log")]
+        log::follow(&mut object);
         let mut programs = Self { object };
         for hook in Hook::ATTACHED.into_iter().filter(|hook| *hook != Hook::UplinkXdp) {
             programs.classifier_mut(hook)?.load().map_err(|source| DatapathError::Program {
