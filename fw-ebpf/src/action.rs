@@ -62,7 +62,7 @@ pub(crate) fn run<C: Context>(hook: Hook, context: &C) -> i32 {
     let Desk { work, arrival, pending, .. } = &mut *desk;
     let verdict = decide(hook, arrival, context, &maps, work);
     #[cfg(feature = "log")]
-    crate::log::verdict(hook, &verdict, arrival.ifindex);
+    crate::log::verdict(hook, verdict, arrival.ifindex);
     let observing = maps.observes();
     if !early || matches!(verdict.action, Action::Drop) {
         count(hook, verdict.reason as u8, verdict.rule, context.length());

@@ -5,7 +5,7 @@ use fw_common::{Hook, Verdict};
 
 /// Tells a verdict. Out of line for a stack frame of its own.
 #[inline(never)]
-pub(crate) fn verdict(hook: Hook, verdict: &Verdict, ifindex: u32) {
+pub(crate) fn verdict(hook: Hook, verdict: Verdict, ifindex: u32) {
     let (hook, action, reason) = (hook as u8, verdict.action as u8, verdict.reason as u8);
     let (mark, rule) = (verdict.mark as u8, verdict.rule);
     debug!(

@@ -76,9 +76,11 @@ pub fn policy(
         Reason::PortNotAllowed => rule("allow", "from", packet.source.to_string()),
         Reason::SourceNotAllowed => {
             let port = ports.iter().rev().find(|port| port.rule != 0)?;
-            let from = listed(known.names().zones(port.zones), packet.source.to_string());
             let name = known.rule(port.rule)?;
-            Some(format!("# in the rule {name:?}, or in a set that it names:\nfrom = {from}\n"))
+            let source = packet.source;
+            Some(format!(
+                "# in `from` of the rule {name:?}, or in a set that it names, beside what stands there: \"{source}\"\n"
+            ))
         }
         Reason::OutNotAllowed => rule("out", "to", packet.destination.to_string()),
         Reason::Icc | Reason::Unvouched => section("icc = true\n"),
@@ -89,26 +91,30 @@ pub fn policy(
         Reason::Egress => {
             let terms = device.filter(|_| hook == Hook::PortIngress).map(|device| device.terms);
             let terms = terms.or_else(|| Some(tables.network(device?.network)?.terms))?;
-            let open = match view::egress(&terms, known.names()) {
-                serde_json::Value::Array(open) => {
-                    open.iter().filter_map(|place| place.as_str().map(str::to_owned)).collect()
+            let places = match view::egress(&terms, known.names()) {
+                serde_json::Value::Array(places) => {
+                    places.iter().filter_map(|place| place.as_str().map(str::to_owned)).collect()
                 }
                 _ => Vec::new(),
             };
-            Some(format!("{}egress = {}\n", container()?, listed(open, packet.destination.to_string())))
+            let destination = packet.destination;
+            Some(if places.is_empty() {
+                format!("{}egress = [\"{destination}\"]\n", container()?)
+            } else {
+                // "internet" stands alone, and what a label has narrowed is no list that a file could hold.
+                let places = places.join(", ");
+                format!(
+                    "# `egress` is now {places}: name a set that holds \"{destination}\" too, or say\n{}egress = \"any\"\n",
+                    container()?
+                )
+            })
         }
         Reason::HostDenied => Some(format!("{}host = \"allow\"\n", container()?)),
-        Reason::SpoofedMac | Reason::SpoofedSource | Reason::SpoofedNeighbour => {
-            section("spoofing = \"allow\"\n")
-        }
+        Reason::SpoofedMac | Reason::SpoofedSource | Reason::SpoofedNeighbour => section(
+            "# only if its containers own more addresses than Docker gave them (VRRP): then each may send as any other\nspoofing = \"allow\"\n",
+        ),
         _ => None,
     }
-}
-
-/// A list of TOML with one more.
-fn listed(mut places: Vec<String>, another: String) -> String {
-    places.push(another);
-    format!("{places:?}")
 }
 
 /// Protocol and port as a rule names them; `None` for what no rule can name.
@@ -147,7 +153,7 @@ mod tests {
     /// What is advised is policy, whatever the packet.
     #[test]
     fn lines_are_a_policy() {
-        use bytemuck::Zeroable as _;
+        use bytemuck::Zeroable;
         use fw_common::tables::{Interface, NameKey, Network, Subnet, name_kind};
         use std::collections::BTreeMap;
 
@@ -159,8 +165,12 @@ mod tests {
         }
         state.names.insert(NameKey { kind: name_kind::ENDPOINT, id: 7 }, "web.1".to_owned());
         state.names.insert(NameKey { kind: name_kind::RULE, id: 1 }, "web".to_owned());
-        let port = Interface { network: 5, endpoint_known: 1, ..Interface::zeroed() };
-        state.tables.interfaces.insert(7, port);
+        let terms =
+            fw_common::tables::Terms { egress: fw_common::tables::egress::INTERNET, ..Zeroable::zeroed() };
+        for (ifindex, terms) in [(7, Zeroable::zeroed()), (8, terms)] {
+            let port = Interface { network: 5, endpoint_known: 1, terms, ..Interface::zeroed() };
+            state.tables.interfaces.insert(ifindex, port);
+        }
         let front = fw_common::tables::Prefix::new(address("172.18.0.0"), 112);
         state.tables.subnets.insert(front, Subnet { network: 6 });
         let (devices, services) = (BTreeMap::new(), BTreeMap::new());
@@ -168,13 +178,15 @@ mod tests {
         let port = Port { rule: 1, ..Port::zeroed() };
         let mut given = 0;
         for reason in Reason::ALL {
-            for protocol in [proto::TCP, proto::UDP, proto::SCTP, proto::ICMP, proto::ICMPV6, proto::GRE, 89]
+            let protocols = [proto::TCP, proto::UDP, proto::SCTP, proto::ICMP, proto::ICMPV6, proto::GRE, 89];
+            for (protocol, ifindex) in
+                protocols.into_iter().flat_map(|protocol| [(protocol, 7), (protocol, 8)])
             {
                 let mut packet = Packet::zeroed();
                 (packet.source, packet.destination) = (address("198.51.100.7"), address("172.18.0.2"));
                 (packet.protocol, packet.destination_port) = (protocol, 80);
-                let lines = policy(&known, Hook::PortIngress, 7, &packet, *reason, &[port]);
-                let Some(lines) = lines.filter(|_| *reason != Reason::SourceNotAllowed) else { continue };
+                let lines = policy(&known, Hook::PortIngress, ifindex, &packet, *reason, &[port]);
+                let Some(lines) = lines else { continue };
                 let text = format!("{lines}\n[networks.front]\n");
                 let file = std::path::Path::new("policy.toml");
                 let parsed = crate::policy::Policy::parse(&text, file, file);
