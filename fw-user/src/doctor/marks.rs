@@ -28,8 +28,9 @@ pub(super) fn examine(seen: &Seen) -> Vec<Finding> {
     }
     for rule in seen.routing.iter().filter(|rule| rule.mask & marks.mask() != 0) {
         let family = if rule.ipv6 { "-6 " } else { "" };
-        let what = format!("ip {family}rule {}: fwmark {:#x}/{:#x}", rule.priority, rule.mark, rule.mask);
-        found.push(finding(&what, &Collision { rule: String::new(), what: Use::Asks }, marks));
+        let what = Use::of_question(rule.mark, rule.mask, marks);
+        let text = format!("ip {family}rule {}: fwmark {:#x}/{:#x}", rule.priority, rule.mark, rule.mask);
+        found.push(finding(&text, &Collision { rule: String::new(), what }, marks));
     }
     found
 }
@@ -49,6 +50,11 @@ fn finding(rule: &str, collision: &Collision, marks: Marks) -> Finding {
         Use::Asks => {
             (Severity::Confuses, "asks for", "it matches or misses packets by what fw has written for itself")
         }
+        Use::Whole => (
+            Severity::Notes,
+            "asks for the whole mark, and so for zero in",
+            "it misses packets that fw has marked; whose own packets it looks for alone (wg-quick, swarm) loses nothing",
+        ),
     };
     let mask = marks.mask();
     Finding::new("mark-collision", severity, format!("a rule {what} fw's bits of the mark ({mask:#x}): {rule}"))
