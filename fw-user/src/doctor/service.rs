@@ -1,6 +1,7 @@
 //! fw itself: its policy file, its daemon, its hooks, and the kernel under it.
 
 use fw_common::Hook;
+use fw_common::tables::nat_health;
 
 use super::seen::{InForce, PolicyFile};
 use super::{Finding, Seen, listed};
@@ -130,12 +131,19 @@ fn daemon(seen: &Seen) -> Vec<Finding> {
         );
     }
     if let Some(problem) = health::nat(*nat) {
-        found.push(
-            Finding::confuses("nat-unhealthy", problem)
-                .why("published ports are not reached as the policy says")
+        let finding = Finding::confuses("nat-unhealthy", problem)
+            .why("published ports are not reached as the policy says");
+        found.push(match *nat {
+            // Docker's rules stand: another start would only write them again.
+            nat_health::REFUSED => finding
+                .repair("# write \"iptables\": false and \"ip6tables\": false into /etc/docker/daemon.json, or nat.owner = \"docker\" into the policy")
+                .risk("Docker's rules are kept until they are taken away as docs/operations.md says; with nat.owner = \"docker\" nothing changes for Docker"),
+            nat_health::GONE => finding
                 .repair("sudo systemctl restart docker")
                 .risk("containers stop meanwhile, unless dockerd runs with live-restore"),
-        );
+            // The daemon's log says which program refused what; Docker has no part in it.
+            _ => finding.repair("journalctl -u fw -p warning -n 20").risk("none: it only shows the log"),
+        });
     }
     found
 }

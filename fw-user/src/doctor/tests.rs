@@ -165,3 +165,15 @@ fn both_flavours_but_one_without_rules() {
     assert_eq!(with("-A INPUT -s ::1 -j DROP\n"), ["two-flavours"]);
     assert_eq!(with(""), Vec::<&str>::new());
 }
+
+#[test]
+fn docker_is_restarted_for_its_own_rules_alone() {
+    use fw_common::tables::nat_health::{FAILED, GONE, REFUSED};
+    for (nat, restarts) in [(REFUSED, false), (FAILED, false), (GONE, true)] {
+        let in_force = InForce { enforces: true, nat, ..InForce::default() };
+        let found = examine(&Seen { in_force: Some(in_force), ..plain() });
+        let found = found.iter().find(|finding| finding.name == "nat-unhealthy").expect("it is found");
+        let repair = found.repair.join("\n");
+        assert_eq!(repair.contains("restart docker"), restarts, "{nat}: {repair}");
+    }
+}
