@@ -187,10 +187,7 @@ fn rules(seen: &mut Seen) {
     match nft.as_ref().map(Nft::ruleset) {
         Some(Ok(text)) => seen.tables = nft_tables(&text),
         Some(Err(error)) => seen.unseen.push(format!("nftables: {}", chain(&error))),
-        None => seen.unseen.push(
-            "nftables: there is no `nft` in PATH or the sbin directories; install the package `nftables`"
-                .to_owned(),
-        ),
+        None => seen.no_nft = true,
     }
     let apart = seen.desired.as_ref().map(|desired| &desired.apart).filter(|apart| !apart.is_empty());
     let (Some(apart), Some(marks)) = (apart, seen.marks()) else { return };

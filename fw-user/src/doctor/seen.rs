@@ -55,6 +55,8 @@ pub struct Seen {
     pub kernel: Kernel,
     /// Why the nftables table between neighbours cannot be made, if it is wanted and cannot.
     pub no_backstop: Option<String>,
+    /// There is no `nft` to ask for tables of nftables.
+    pub no_nft: bool,
     /// What could not be looked at, each with why.
     pub unseen: Vec<String>,
 }

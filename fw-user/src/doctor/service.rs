@@ -247,6 +247,17 @@ fn kernel(seen: &Seen) -> Vec<Finding> {
             .risk("programs of users without root that use BPF cease to work"),
         );
     }
+    if seen.no_nft {
+        found.push(
+            Finding::notes(
+                "nft-absent",
+                "there is no `nft` in PATH or the sbin directories: tables of nftables were not looked at",
+            )
+            .why("rules that others have made with nftables, if there are any, are not among these findings")
+            .repair("sudo apt-get install nftables; sudo fw doctor")
+            .risk("none: the package makes no rules unless its service is enabled"),
+        );
+    }
     if let Some(why) = &seen.no_backstop {
         found.push(
             Finding::weakens("no-backstop", format!("no static table keeps neighbours without icc apart: {why}"))

@@ -177,3 +177,10 @@ fn docker_is_restarted_for_its_own_rules_alone() {
         assert_eq!(repair.contains("restart docker"), restarts, "{nat}: {repair}");
     }
 }
+
+#[test]
+fn a_host_without_nft_is_told_and_clean() {
+    let seen = Seen { no_nft: true, ..plain() };
+    assert_eq!(grave(&seen), Vec::<&str>::new());
+    assert!(examine(&seen).iter().any(|finding| finding.name == "nft-absent"));
+}
