@@ -29,6 +29,7 @@ pub use self::connmark::doctor_marks;
 pub use self::foreseen::{Becomes, RuleChange};
 pub use self::iptables::{Change, Found, Iptables, Outcome, Own, RuleSets, Status, Unreadable};
 pub use self::layout::{Edit, How, Placed, Report, plan, plan_removal, report, restore_input};
+pub(crate) use self::nat::OWN;
 pub use self::nat::{Nat, Network, Port};
 pub use self::native::Native;
 pub use self::nft::{Backstop, Nft, NftTable, Standing, nft_tables};

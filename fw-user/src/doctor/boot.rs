@@ -1,7 +1,7 @@
 //! Who else writes rules, now or at the next boot: files of rules, ufw, firewalld.
 
 use super::{Finding, Seen, listed};
-use crate::handover::{MarkRule, Save};
+use crate::handover::{MarkRule, OWN, Save};
 
 /// Files of iptables rules, each with the service that loads it.
 pub(super) const SAVED: [(&str, &str); 4] = [
@@ -48,7 +48,7 @@ fn saved(seen: &Seen, path: &str, service: &str, text: &str) -> Option<Finding> 
     let docker = save.rules().filter(|rule| is_dockers(rule.chain, &rule.conditions())).count();
     let ours = save
         .rules()
-        .filter(|rule| rule.chain.starts_with("FW-") || MarkRule::recognise(rule).is_some())
+        .filter(|rule| OWN.contains(&(rule.table, rule.chain)) || MarkRule::recognise(rule).is_some())
         .count();
     if docker + ours == 0 {
         return None;
@@ -70,10 +70,24 @@ fn saved(seen: &Seen, path: &str, service: &str, text: &str) -> Option<Finding> 
     Some(
         found
             .why("loaded, they lead published ports to addresses that other containers have by then, and stand twice")
-            .repair(format!(
-                "sudo sed -i.old -e '/^[-:[].*DOCKER/d' -e '/ docker0 /d' -e '/ br-[^ ]* /d' -e '/--comment fw /d' -e '/FW-/d' {path}"
-            ))
-            .risk(format!("rules of your own for Docker's bridges go with them; {path}.old keeps all")),
+            .repair(without_others(path))
+            .risk(format!(
+                "rules of your own for Docker's bridges outside DOCKER-USER go with them; {path}.old keeps all"
+            )),
+    )
+}
+
+/// A line that takes out of a file what Docker and fw write anew. What stands in DOCKER-USER is the administrator's, but for
+/// fw's own; so are chains and bridges whose names only begin like ours (`FW-INPUT`, `br-lan`).
+fn without_others(path: &str) -> String {
+    let mut chains = OWN.map(|(_, chain)| chain.trim_start_matches("FW-")).to_vec();
+    chains.sort_unstable();
+    chains.dedup();
+    let chains = chains.join("|");
+    format!(
+        "sudo sed -E -i.old -e '/--comment \"?fw\"? -j/d' -e '/(^:|-[Ajg] )FW-({chains})( |$)/d' \
+         -e '/(^:|-[Ajg] )DOCKER-USER( |$)/b' -e '/(^:|-[Ajg] )DOCKER/d' \
+         -e '/ (docker0|docker_gwbridge|br-[0-9a-f]{{12}}) /d' {path}"
     )
 }
 

@@ -131,6 +131,9 @@ fn files_of_rules() {
     assert!(
         with("/etc/iptables/rules.v4", own, "").iter().all(|finding| finding.severity == Severity::Notes)
     );
+    let named_alike = "*filter\n:FW-INPUT - [0:0]\n-A FW-INPUT -i br-lan -j ACCEPT\nCOMMIT\n";
+    let found = with("/etc/iptables/rules.v4", named_alike, "");
+    assert!(found.iter().all(|finding| finding.severity == Severity::Notes), "{found:?}");
     let flush = "flush ruleset\ntable inet mine {\n}\n";
     assert_eq!(with("/etc/nftables.conf", flush, "nftables.service")[0].name, "ruleset-flushed");
     assert!(with("/etc/nftables.conf", flush, "").iter().all(|finding| finding.severity == Severity::Notes));

@@ -1,6 +1,7 @@
 //! Finds rules of others that ask for fw's bits of the packet mark, or write them.
 
 use super::Marks;
+use super::nat::OWN;
 use super::rule::{MarkRule, number};
 use super::save::{Rule, Save, tokenise};
 
@@ -140,9 +141,11 @@ fn of_rule(rule: &Rule<'_>, marks: Marks) -> Option<Use> {
 
 /// Ours: a rule of the hand-over, in a chain of ours, or what leads to one.
 fn is_ours(rule: &Rule<'_>) -> bool {
+    // Others may have chains whose names begin as ours do (FW-INPUT).
+    let own = |chain: &str| OWN.contains(&(rule.table, chain));
     MarkRule::recognise(rule).is_some()
-        || rule.chain.starts_with("FW-")
-        || tokenise(rule.spec).windows(2).any(|pair| pair[0] == "-j" && pair[1].starts_with("FW-"))
+        || own(rule.chain)
+        || tokenise(rule.spec).windows(2).any(|pair| pair[0] == "-j" && own(&pair[1]))
 }
 
 #[cfg(test)]
@@ -169,9 +172,11 @@ mod tests {
             ("FORWARD -m mark --mark 0x1000000/0x3000000 -m comment --comment fw -j ACCEPT", None),
             ("FORWARD -m mark --mark 0x0/0x1000000 -m comment --comment fw -j FW-FORWARD", None),
             ("FW-FORWARD -o eth0 -m mark --mark 0x2000000/0x3000000 -j RETURN", None),
+            ("FW-INPUT -m mark --mark 0x2000000/0x3000000 -j RETURN", Some(Use::Asks)),
             ("OUTPUT -m comment --comment \"--mark 0x1000000\" -j ACCEPT", None),
         ] {
-            let text = format!("*mangle\n:PREROUTING ACCEPT [0:0]\n-A {rule}\nCOMMIT\n");
+            let table = if rule.contains("FW-FORWARD") { "filter" } else { "mangle" };
+            let text = format!("*{table}\n:PREROUTING ACCEPT [0:0]\n-A {rule}\nCOMMIT\n");
             let found = collisions(&text, marks());
             assert_eq!(found.first().map(|found| found.what), expected, "{rule}");
         }

@@ -106,7 +106,7 @@ pub(super) enum JumpPlace {
 }
 
 /// Every chain of ours, in the order in which they are emptied; nothing else is ever removed.
-pub(super) const OWN: [(&str, &str); 9] = [
+pub(crate) const OWN: [(&str, &str); 9] = [
     ("nat", "FW-PREROUTING"),
     ("nat", "FW-OUTPUT"),
     ("nat", "FW-POSTROUTING"),
