@@ -5,6 +5,7 @@
 
 mod file;
 mod gather;
+mod passed;
 #[cfg(test)]
 mod tests;
 
@@ -103,7 +104,7 @@ pub fn suggest(seen: &Seen<'_>) -> Suggestion {
             what: what.clone(),
             why: why.clone(),
             packets: group.packets,
-            sources: named(&group.peers),
+            sources: named(&group.peers, MOST_PREFIXES),
         })
         .collect();
     not_suggested.extend(draft.refused.drain(..).map(|(what, why)| Left {
@@ -155,12 +156,13 @@ fn rules(seen: &Seen<'_>, gathered: &Gathered, draft: &mut Draft<'_>, suggested:
             }
             None => {
                 says += &format!(
-                    "# {direction} any: {} addresses, too many and too far apart to name\n",
+                    "# REVIEW: {direction} any: {} addresses, too many and too far apart to name; with this rule \
+                     everybody may: is it meant for all?\n",
                     group.peers.len()
                 );
             }
         }
-        let owner = if out { "opened by this host".to_owned() } else { format!("answered by {owner}") };
+        let owner = if out { "opened by this host".to_owned() } else { answered(&owner, &group) };
         draft.rule(&format!("{}; {owner}", told(&group, seen.now, direction)), &says);
         suggested.push(added(kind, name, says, &group, seen.now));
     }
@@ -231,6 +233,11 @@ fn added(kind: &'static str, name: String, says: String, group: &Group, now: u32
     }
 }
 
+/// Who answers, and where it was asked for: a rule has no address of this host, and opens the port at all of them.
+fn answered(owner: &str, group: &Group) -> String {
+    format!("answered by {owner}, asked for at {}", named(&group.at, MOST_NAMED).join(", "))
+}
+
 /// Who answers at a port of this host.
 fn owner(seen: &Seen<'_>, proto: u8, port: u16) -> String {
     let containers: BTreeSet<&str> = seen
@@ -266,7 +273,7 @@ fn told(group: &Group, now: u32, direction: &str) -> String {
     format!(
         "{} {direction} {}{senders}; first {} ago, last {} ago",
         counted(group.packets),
-        named(&group.peers).join(", "),
+        named(&group.peers, MOST_NAMED).join(", "),
         ago(group.first),
         ago(group.last)
     )
@@ -278,10 +285,10 @@ fn counted(packets: u64) -> String {
 }
 
 /// The first few, and how many more.
-fn named(peers: &BTreeSet<Address>) -> Vec<String> {
-    let mut names: Vec<String> = peers.iter().take(MOST_NAMED).map(ToString::to_string).collect();
-    if peers.len() > MOST_NAMED {
-        names.push(format!("and {} more", peers.len() - MOST_NAMED));
+fn named(peers: &BTreeSet<Address>, most: usize) -> Vec<String> {
+    let mut names: Vec<String> = peers.iter().take(most).map(ToString::to_string).collect();
+    if peers.len() > most {
+        names.push(format!("and {} more", peers.len() - most));
     }
     names
 }

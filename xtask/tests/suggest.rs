@@ -34,7 +34,7 @@ fn what_was_observed_passes_and_nothing_else() {
     for part in [
         "proto = \"tcp\"\nports = [22]\nfrom = [\"198.18.0.11\", \"2001:db8:18::11\"]",
         "proto = \"tcp\"\nports = [8082]\nfrom = [\"198.18.0.11\", \"198.18.0.12\"]",
-        "ports = [8081]\n# from any: 20 addresses",
+        "ports = [8081]\n# REVIEW: from any: 20 addresses",
         "answered by web2",
         "reach = [\"back\"]",
         "icc = true",

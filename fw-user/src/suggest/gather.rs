@@ -7,7 +7,7 @@ use fw_common::tables::{Observed, ObservedKey};
 use fw_common::wire::{ethertype, proto};
 use fw_common::{Address, Reason};
 
-use super::Seen;
+use super::{Seen, passed};
 use crate::docker::Transport;
 use crate::inventory::Network;
 use crate::policy::label::PREFIX;
@@ -41,6 +41,8 @@ pub(super) struct Group {
     pub(super) peers: BTreeSet<Address>,
     /// The containers that sent them, by name.
     pub(super) senders: BTreeSet<String>,
+    /// Addresses of this host at which a port was asked for. A rule opens it at all of them.
+    pub(super) at: BTreeSet<Address>,
     /// Of the first `reach` of a network, all networks that it reaches.
     pub(super) beside: Vec<(String, String)>,
 }
@@ -58,6 +60,7 @@ impl Group {
         self.last = self.last.max(other.last);
         self.packets += other.packets;
         self.peers.extend(&other.peers);
+        self.at.extend(&other.at);
         self.senders.extend(other.senders.iter().cloned());
     }
 }
@@ -88,8 +91,14 @@ pub(super) fn gather(seen: &Seen<'_>) -> Gathered {
         let (sorted, peer, sender) = sort(seen, &scanners, key, observed);
         match sorted {
             Sorted::Wish(wish) => {
+                if let Some(why) = passed::kept_out(seen, &wish, key) {
+                    gathered.left.entry((said(&wish), why)).or_default().add(observed, peer);
+                    continue;
+                }
+                let at = matches!(wish, Wish::Allow { .. }).then_some(key.destination);
                 let group = gathered.wishes.entry(wish).or_default();
                 group.add(observed, peer);
+                group.at.extend(at);
                 group.senders.extend(sender);
             }
             Sorted::Left(what, why) => {
@@ -136,6 +145,7 @@ pub(super) fn gather(seen: &Seen<'_>) -> Gathered {
 
 fn said(wish: &Wish) -> String {
     match wish {
+        Wish::Allow { proto: proto::ICMP, .. } => "echo requests".to_owned(),
         Wish::Allow { proto, port } => format!("{} to port {port}", view::protocol(*proto)),
         Wish::Out { proto, port } => format!("{} of this host to port {port}", view::protocol(*proto)),
         Wish::Reach { from, to } => format!("network {from} to network {to}"),

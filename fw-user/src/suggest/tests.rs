@@ -133,7 +133,21 @@ fn many_sources_are_their_neighbourhood_or_any() {
     let near: Vec<_> = (1..=20).map(|n| of(&format!("198.51.100.{n}"))).collect();
     assert!(suggested("", &near, 1).suggested[0].says.contains("from = [\"198.51.100.0/24\"]"));
     let far: Vec<_> = (1..=20).map(|n| of(&format!("198.51.{n}.1"))).collect();
-    assert!(suggested("", &far, 1).suggested[0].says.contains("# from any: 20 addresses"));
+    assert!(suggested("", &far, 1).suggested[0].says.contains("# REVIEW: from any: 20 addresses"));
+}
+
+#[test]
+fn whom_a_rule_leaves_out_it_goes_on_leaving_out() {
+    let text = "[sets]\noffice = [\"192.0.2.0/24\"]\n[[allow]]\nname = \"ssh\"\nproto = \"tcp\"\nports = [22]\nfrom = [\"office\"]\n";
+    let of = |n| entry(Reason::SourceNotAllowed, &format!("198.51.{n}.1"), "203.0.113.1", proto::TCP, 22);
+    let strays: Vec<_> = (1..=17).map(of).collect();
+    let found = suggested(text, &strays, 1);
+    assert!(found.suggested.is_empty(), "{:?}", found.suggested);
+    let left = &found.not_suggested[0];
+    assert!(left.what == "tcp to port 22" && left.why.contains("the rule \"ssh\" does not name"), "{left:?}");
+    assert!(left.sources.len() == 17 && left.sources[16] == "and 1 more", "{left:?}");
+    assert!(suggested(text, &strays[..1], 1).suggested.is_empty(), "one stray");
+    assert!(suggested("", &strays[..1], 1).suggested.is_empty(), "the rule is gone from the file");
 }
 
 #[test]
