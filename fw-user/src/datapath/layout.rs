@@ -8,10 +8,11 @@ use std::path::Path;
 use aya::Pod;
 use aya::maps::{Array, Map, MapData, MapError, MapInfo};
 use fw_common::flow::{Flow, FlowKey};
-use fw_common::tables::{Bucket, BucketKey, Datagram, DatagramKey};
+use fw_common::tables::{Datagram, DatagramKey};
 use fw_common::{ABI_VERSION, FLOWS_ABI};
 
 use super::maps::{Hash, failed, pinned, typed};
+use super::sample::{sample, size};
 use super::{DatapathError, MAP_NAMES};
 
 /// Whether the maps that are pinned in a directory do for this fw.
@@ -53,35 +54,25 @@ pub struct Fill {
     pub entries: usize,
     /// Entries that it can hold.
     pub size: usize,
+    /// What is oldest makes room for what is new, so that it is full in the long run and nothing is wrong.
+    pub forgets: bool,
 }
 
-/// How full these maps are, whose entries have been counted, and those that packets fill. Sets are left out, for they may
+/// How full these maps are, whose entries have been counted, and those that packets fill, about. Sets are left out, for they may
 /// have a million entries: whether they fit is said when a policy is applied.
 pub fn fill(directory: &Path, counted: &[(&'static str, usize)]) -> Result<Vec<Fill>, DatapathError> {
     let mut filled = Vec::new();
     for (map, entries) in counted {
-        filled.push(Fill { map, entries: *entries, size: size(directory, map)? });
+        let size = size(directory, map)? as usize;
+        filled.push(Fill { map, entries: *entries, size, forgets: false });
     }
-    for map in ["flows", "inbound_flows"] {
-        filled.push(filled_by_packets::<FlowKey, Flow>(directory, map)?);
+    for map in ["flows", "inbound_flows", "buckets", "datagrams"] {
+        let size = size(directory, map)? as usize;
+        // An estimate may be beyond what the map can hold.
+        let entries = usize::try_from(sample(directory, map)?.entries()).unwrap_or(usize::MAX).min(size);
+        filled.push(Fill { map, entries, size, forgets: true });
     }
-    filled.push(filled_by_packets::<BucketKey, Bucket>(directory, "buckets")?);
-    filled.push(filled_by_packets::<DatagramKey, Datagram>(directory, "datagrams")?);
     Ok(filled)
-}
-
-/// Counts keys. Where packets write meanwhile some come twice, so the count ends with what the map can hold.
-fn filled_by_packets<K: Pod, V: Pod>(directory: &Path, map: &'static str) -> Result<Fill, DatapathError> {
-    let size = size(directory, map)?;
-    let keys = typed::<Hash<K, V>>(pinned(directory, map)?, map)?;
-    let entries = keys.keys().take(size).flatten().count();
-    Ok(Fill { map, entries, size })
-}
-
-fn size(directory: &Path, map: &str) -> Result<usize, DatapathError> {
-    let path = directory.join(map);
-    let of = |source| failed(&format!("read the size of the pinned map {}", path.display()), source);
-    Ok(MapData::from_pin(&path).map_err(of)?.info().map_err(of)?.max_entries() as usize)
 }
 
 /// The layout of the maps in `directory`: the [`ABI_VERSION`] of the daemon that filled them, 0 if none has. `None` if
