@@ -185,9 +185,14 @@ fn follow(
     loop {
         screen.draw(&shown, view)?;
         let due = before.at.saturating_add(interval);
+        let was_paused = view.paused;
         match wait(signals, due)? {
             Woken::End => return Ok(Followed::Ended),
             Woken::Keys => match press(view)? {
+                // What was counted during the pause is no part of the rates after it.
+                top::Outcome::Draw if was_paused && !view.paused => {
+                    before = take(directory, &maps, &names.state)?;
+                }
                 top::Outcome::Draw => {}
                 top::Outcome::End => return Ok(Followed::Ended),
                 top::Outcome::Suspend => screen.suspend()?,
