@@ -52,7 +52,7 @@ pub fn serve(listening: Listening, directory: PathBuf, meters: Meters) -> Servin
         meters,
         started,
         blind: AtomicBool::new(false),
-        next: Mutex::new(Instant::now()),
+        next: Arc::new(Mutex::new(Instant::now())),
     });
     Serving(tokio::spawn(accept(listening, source)))
 }
@@ -64,8 +64,8 @@ struct Source {
     started: f64,
     /// The last scrape could not read the maps.
     blind: AtomicBool,
-    /// When the next page may be made; held while one is.
-    next: Mutex<Instant>,
+    /// When the next page may be made; held while one is, even if who asked for it has gone.
+    next: Arc<Mutex<Instant>>,
 }
 
 async fn accept(listening: Listening, source: Arc<Source>) {
@@ -137,18 +137,19 @@ async fn answer(
 impl Source {
     /// The page as of now, or as of a moment later if others have just been made.
     async fn page(self: Arc<Self>, format: Format) -> Option<String> {
-        let mut next = self.next.lock().await;
+        let mut next = Arc::clone(&self.next).lock_owned().await;
         sleep_until(*next).await;
         let source = Arc::clone(&self);
         // Reading maps takes milliseconds of system calls, for which no other task has to wait.
         let made = tokio::task::spawn_blocking(move || {
             let reading = read(&source.directory, &source.meters, source.started);
             source.say(reading.tables.as_ref().err());
-            page(&reading).text(format).ok()
+            let text = page(&reading).text(format).ok();
+            // It is held here, for nothing ends this before it is done.
+            *next = Instant::now() + PAUSE;
+            text
         });
-        let made = made.await.ok().flatten();
-        *next = Instant::now() + PAUSE;
-        made
+        made.await.ok().flatten()
     }
 
     /// Says once that the maps cannot be read, and why: whoever scrapes must not fill the log.
