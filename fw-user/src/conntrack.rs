@@ -15,12 +15,6 @@ use fw_common::Address;
 
 use crate::netlink::{NetlinkError, Question, Socket};
 
-/// Sockets of this host that take what comes, listening ones and those of UDP that are not connected: protocol number,
-/// address, port.
-pub fn listening() -> Result<BTreeSet<(u8, Address, u16)>, NetlinkError> {
-    sockets::listening()
-}
-
 /// A tracked connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Connection {

@@ -6,6 +6,7 @@ use std::fs;
 
 use fw_common::Address;
 use fw_common::wire::proto;
+use nix::errno::Errno;
 
 use crate::netlink::{AF_INET, AF_INET6, Malformed, NetlinkError, Question, Reader, Socket, inside_each};
 
@@ -71,18 +72,25 @@ pub fn snapshot(pids: &BTreeSet<u32>) -> Result<Listeners, NetlinkError> {
 }
 
 /// Those of the calling thread's network namespace.
-fn here() -> Result<Vec<Listener>, NetlinkError> {
+pub fn here() -> Result<Vec<Listener>, NetlinkError> {
     let socket = Socket::of_sockets()?;
     let mut all = Vec::new();
     for protocol in [proto::TCP, proto::UDP] {
         for family in [AF_INET, AF_INET6] {
             let mut broken = None;
-            socket.visit(Question::Sockets, &question(family, protocol), |payload| {
-                match listener(protocol, payload) {
-                    Ok(found) => all.extend(found),
-                    Err(error) => broken = Some(error),
-                }
-            })?;
+            let asked =
+                socket.visit(Question::Sockets, &question(family, protocol), |payload| {
+                    match listener(protocol, payload) {
+                        Ok(found) => all.extend(found),
+                        Err(error) => broken = Some(error),
+                    }
+                });
+            match asked {
+                // A kernel that cannot tell of this protocol (without `CONFIG_INET_UDP_DIAG`) tells of others.
+                Err(NetlinkError::Ask { source, .. })
+                    if source.raw_os_error() == Some(Errno::ENOENT as i32) => {}
+                other => other?,
+            }
             if let Some(error) = broken {
                 return Err(error.into());
             }

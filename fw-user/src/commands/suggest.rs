@@ -9,9 +9,9 @@ use serde_json::json;
 
 use super::plan::ask_docker;
 use super::{Engine, Failure, Outcome, Pins, bad_policy, need_privileges, print, runtime};
-use crate::conntrack;
 use crate::datapath::{Directory, Maps};
 use crate::inventory::{Inventory, with_bridges};
+use crate::listeners;
 use crate::netlink;
 use crate::policy::Policy;
 use crate::reconcile::monotonic_seconds;
@@ -48,7 +48,8 @@ pub fn run(options: &Options) -> Outcome {
     let inventory =
         Inventory::new(Some(&with_bridges(docker, &host)), &host, &links, &policy.static_networks);
     let observed = maps.observed()?;
-    let listening = conntrack::listening().context("cannot tell who listens on this host")?;
+    let listening = listeners::here().context("cannot tell who listens on this host")?;
+    let listening = listening.into_iter().map(|one| (one.protocol, one.address, one.port)).collect();
     let seen = Seen {
         text: &text,
         policy: &policy,

@@ -45,34 +45,6 @@ pub(super) fn connected() -> Result<Vec<Connection>, NetlinkError> {
     Ok(connections)
 }
 
-/// Sockets that take what comes: of TCP those that listen, of UDP those that are bound and not connected.
-pub(super) fn listening() -> Result<BTreeSet<(u8, Address, u16)>, NetlinkError> {
-    let socket = Socket::of_sockets()?;
-    let mut listening = BTreeSet::new();
-    for protocol in [proto::TCP, proto::UDP] {
-        for family in [AF_INET, AF_INET6] {
-            let mut broken = None;
-            let asked = socket.visit(Question::Sockets, &question(family, protocol), |payload| {
-                match found(payload) {
-                    Ok(found) if found.state == LISTEN || protocol == proto::UDP && found.remote.1 == 0 => {
-                        listening.insert((protocol, found.local.0, found.local.1));
-                    }
-                    Ok(_) => {}
-                    Err(error) => broken = Some(error),
-                }
-            });
-            match asked {
-                Err(NetlinkError::Ask { source, .. }) if source.raw_os_error() == Some(ENOENT) => {}
-                other => other?,
-            }
-            if let Some(error) = broken {
-                return Err(error.into());
-            }
-        }
-    }
-    Ok(listening)
-}
-
 /// Who began is not told: where somebody listens on the port, the peer did.
 fn of_sockets(protocol: u8, all: &[Found]) -> impl Iterator<Item = Connection> {
     let listened: BTreeSet<u16> =
