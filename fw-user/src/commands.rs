@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::policy::{Policy, PolicyError};
+use crate::view;
 
 pub mod bans;
 pub mod check;
@@ -92,9 +93,9 @@ const DROPPED: u8 = 4;
 /// What a command ends with.
 pub type Outcome = Result<ExitCode, Failure>;
 
-/// Writes data to stdout. A reader that has gone (`fw table ports | head`) is no failure.
+/// Writes data to stdout, and no commands to a terminal. A reader that has gone (`fw table ports | head`) is no failure.
 fn print(text: &str) -> anyhow::Result<()> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
+    match std::io::stdout().lock().write_all(view::lines(text).as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(anyhow::Error::new(error).context("cannot write to stdout"))
         }

@@ -15,6 +15,7 @@ use crate::handover::Translation;
 use crate::inventory::{Inventory, PublishedPort};
 use crate::listeners::{Listener, Listeners, Process};
 use crate::plan::State;
+use crate::view::plain;
 
 mod changed;
 mod closed;
@@ -376,10 +377,10 @@ impl<'a> View<'a> {
     }
 }
 
-/// The place of a container in Compose.
+/// The place of a container in Compose. Images have labels, too, so it may be anything: on one line here.
 pub(crate) fn service(container: &DockerContainer) -> Option<String> {
     let label = |name: &str| container.labels.get(&format!("com.docker.compose.{name}"));
-    Some(format!("{}/{}", label("project")?, label("service")?))
+    Some(plain(&format!("{}/{}", label("project")?, label("service")?)).into_owned())
 }
 
 /// The managed network around an address.

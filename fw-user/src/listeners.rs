@@ -9,6 +9,7 @@ use fw_common::wire::proto;
 use nix::errno::Errno;
 
 use crate::netlink::{AF_INET, AF_INET6, Malformed, NetlinkError, Question, Reader, Socket, inside_each};
+use crate::view::plain;
 
 /// A socket that takes connections, or datagrams, of anybody.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,7 +33,7 @@ pub struct Listener {
 pub struct Process {
     /// Its number.
     pub pid: u32,
-    /// Its name (`comm`, at most fifteen bytes).
+    /// Its name (`comm`, at most fifteen bytes), on one line.
     pub name: String,
     /// The id of the container that it runs in, by its control group.
     pub container: Option<String>,
@@ -162,10 +163,7 @@ fn holders(wanted: &BTreeSet<u32>) -> BTreeMap<u32, Process> {
             };
             let process = process.get_or_insert_with(|| Process {
                 pid,
-                name: fs::read_to_string(format!("/proc/{pid}/comm"))
-                    .unwrap_or_default()
-                    .trim_end()
-                    .to_owned(),
+                name: name(&fs::read(format!("/proc/{pid}/comm")).unwrap_or_default()),
                 container: container_of(
                     &fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default(),
                 ),
@@ -177,6 +175,11 @@ fn holders(wanted: &BTreeSet<u32>) -> BTreeMap<u32, Process> {
         }
     }
     holders
+}
+
+/// A process gives itself its name, whatever its bytes: on one line here.
+fn name(comm: &[u8]) -> String {
+    plain(String::from_utf8_lossy(comm.strip_suffix(b"\n").unwrap_or(comm)).as_ref()).into_owned()
 }
 
 /// The id of a container in the path of a control group: `…/docker-ID.scope`, `…/ID`.
@@ -236,6 +239,12 @@ mod tests {
         assert!(!only.takes(proto::TCP, &v4.ip().into(), at.port()));
         let v6: IpAddr = "2001:db8::7".parse().expect("an address");
         assert!(only.takes(proto::TCP, &v6.into(), at.port()));
+    }
+
+    #[test]
+    fn a_process_has_its_name_on_one_line() {
+        assert_eq!(name(b"nginx\n"), "nginx");
+        assert_eq!(name(b"a\nb\x1b[2J\xff\n"), "a\\u000ab\\u001b[2J\u{fffd}");
     }
 
     #[test]

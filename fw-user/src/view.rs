@@ -1,5 +1,6 @@
 //! Tables as people read them: one row for each entry, numbers with the names they stand for.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use fw_common::flow::{Flow, FlowKey};
@@ -191,10 +192,37 @@ pub fn words(row: &Row) -> String {
     set.map(one).collect::<Vec<_>>().join(", ")
 }
 
+/// A name that somebody else has given, on one line: control characters, by which it would write over what stands
+/// around it, are escaped as in JSON.
+pub fn plain(name: &str) -> Cow<'_, str> {
+    escaped(name, char::is_control)
+}
+
+/// Lines whose names may hold what a terminal takes for commands: control characters are escaped as in JSON, of which it
+/// makes the same again.
+pub fn lines(text: &str) -> Cow<'_, str> {
+    escaped(text, |letter| letter.is_control() && letter != '\n' && letter != '\t')
+}
+
+fn escaped(text: &str, is_escaped: fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(is_escaped) {
+        return Cow::Borrowed(text);
+    }
+    let mut whole = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if is_escaped(letter) {
+            whole += &format!("\\u{:04x}", u32::from(letter));
+        } else {
+            whole.push(letter);
+        }
+    }
+    Cow::Owned(whole)
+}
+
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => plain(text).into_owned(),
         Value::Bool(true) => "yes".to_owned(),
         Value::Bool(false) => "no".to_owned(),
         Value::Array(items) if items.is_empty() => "-".to_owned(),
@@ -568,4 +596,18 @@ fn rules(maps: &Maps, names: Names<'_>) -> Result<Vec<Row>, DatapathError> {
             Ok(row(json!({"rule": name, "id": key.id, "packets": count.packets, "bytes": count.bytes})))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_forge_no_rows() {
+        let rows = [row(json!({"process": "x\nmine\u{1b}[2J", "port": 1}))];
+        assert_eq!(aligned(&rows), "process                port\nx\\u000amine\\u001b[2J  1\n");
+        assert_eq!(words(&rows[0]), "process x\\u000amine\\u001b[2J, port 1");
+        assert_eq!(lines("a\tb\n\u{9b}2J\r"), "a\tb\n\\u009b2J\\u000d");
+        assert_eq!(plain("web-1 (é)"), "web-1 (é)");
+    }
 }

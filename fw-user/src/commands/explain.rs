@@ -21,6 +21,7 @@ use crate::explain::frame::{self, Unclear, Words};
 use crate::explain::netfilter::Netfilter;
 use crate::explain::trace::Known;
 use crate::explain::{Explainer, Frame};
+use crate::exposure::service;
 use crate::inventory::{Inventory, with_bridges};
 use crate::netlink::{self, HostSnapshot};
 use crate::plan::State;
@@ -244,13 +245,8 @@ fn foreseen(
 
 /// The services of containers, as compose's labels name them: `PROJECT/SERVICE`, by the container's name.
 fn services(docker: &DockerSnapshot) -> BTreeMap<String, String> {
-    let label = |labels: &BTreeMap<String, String>, name: &str| {
-        labels.get(&format!("com.docker.compose.{name}")).cloned()
-    };
-    let one = |container: &crate::docker::DockerContainer| {
-        let (project, service) = (label(&container.labels, "project")?, label(&container.labels, "service")?);
-        Some((container.name.clone(), format!("{project}/{service}")))
-    };
+    let one =
+        |container: &crate::docker::DockerContainer| Some((container.name.clone(), service(container)?));
     docker.containers.iter().filter_map(one).collect()
 }
 

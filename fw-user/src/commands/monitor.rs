@@ -25,7 +25,7 @@ use crate::monitor::follow::{Follow, Going};
 use crate::monitor::repeats::{Lines, Repeats};
 use crate::monitor::seen::Seen;
 use crate::monitor::wanted::{self, Protocol, Wanted};
-use crate::view::row;
+use crate::view::{self, row};
 
 /// Options of `fw monitor`.
 #[derive(Debug, Args)]
@@ -333,7 +333,10 @@ fn signals() -> anyhow::Result<SignalFd> {
 /// Writes a line to stdout at once. Unlike [`super::print`] it fails if the reader is gone: nothing else ends this command.
 fn say(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("cannot write to stdout")
+    stdout
+        .write_all(view::lines(text).as_bytes())
+        .and_then(|()| stdout.flush())
+        .context("cannot write to stdout")
 }
 
 fn is_reader_gone(error: &anyhow::Error) -> bool {
