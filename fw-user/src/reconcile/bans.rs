@@ -20,8 +20,12 @@ use crate::plan::Step;
 use crate::policy::{Mode, shown_prefix};
 use crate::typed_on::Connection;
 
-/// Between two looks at the connections for such as are to be cut: the kernel may know a million of them.
+/// Between two looks at the connections for such as are to be cut, at least.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// So many times what a look took nobody looks again: the kernel may know a million connections, and bans may come without
+/// end.
+const REST: u32 = 10;
 
 /// What a prefix of the loopback device's holds.
 const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
@@ -32,15 +36,20 @@ pub(super) struct ToCut {
     banned: BTreeSet<IpNet>,
     /// Some are not banned any more.
     lifted: bool,
-    /// When connections were looked at last.
-    last: Option<Instant>,
+    /// Connections are not looked at before; they may be at once if there is none.
+    rested: Option<Instant>,
 }
 
 impl ToCut {
     /// When to look; never if there is nothing to do.
     pub(super) fn when(&self) -> Option<Instant> {
         let due = self.lifted || !self.banned.is_empty();
-        due.then(|| self.last.map_or_else(Instant::now, |last| last + LOOK))
+        due.then(|| self.rested.unwrap_or_else(Instant::now))
+    }
+
+    /// Connections have been looked at, and it took so long.
+    fn rest(&mut self, took: Duration) {
+        self.rested = Some(Instant::now() + LOOK.max(took * REST));
     }
 }
 
@@ -205,13 +214,14 @@ impl Reconciler {
 
     /// Cuts the connections of whoever was banned, and lets those go on that a ban had cut.
     pub(super) fn cut_banned(&mut self) {
-        self.to_cut.last = Some(Instant::now());
+        let begun = Instant::now();
         // In doubt about what is in force nothing is cut; a pass is due.
-        let Some(state) = self.believed.clone() else { return };
+        let Some(state) = self.believed.clone() else { return self.to_cut.rest(Duration::ZERO) };
         self.to_cut.lifted = false;
         let banned = std::mem::take(&mut self.to_cut.banned);
         let banned = banned.into_iter().filter(|prefix| self.bans.holds(prefix)).collect::<BTreeSet<_>>();
         self.cut_those_of(&in_tables(&banned).collect(), &state);
+        self.to_cut.rest(begun.elapsed());
     }
 
     /// Whether the tables have room for them.
@@ -287,5 +297,23 @@ impl Reconciler {
             Some(step) => Err(PassError::ReadBack { what: format!("{step:?}") }),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longer_a_look_takes_the_longer_is_the_rest() {
+        let mut to_cut = ToCut { lifted: true, ..ToCut::default() };
+        assert!(to_cut.when().is_some_and(|due| due <= Instant::now()), "at once");
+        for (took, rest) in [(0, 1), (3, 30)] {
+            let begun = Instant::now();
+            to_cut.rest(Duration::from_secs(took));
+            assert!(to_cut.when().is_some_and(|due| due >= begun + Duration::from_secs(rest)), "{took}");
+        }
+        to_cut.lifted = false;
+        assert_eq!(to_cut.when(), None);
     }
 }
