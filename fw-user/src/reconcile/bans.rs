@@ -3,12 +3,12 @@
 //! A ban is written into the map by itself, whatever a pass waits for; the next pass finds it among what is desired.
 //! Then the connections of whoever is banned are cut, as a `[[deny]]` rule does when it is read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fw_common::tables::Prefix;
 use fw_common::tables::memory::{Memory, Shared};
+use fw_common::tables::{Prefix, Subnet};
 use ipnet::IpNet;
 use tokio::time::Instant;
 
@@ -53,6 +53,53 @@ impl ToCut {
     }
 }
 
+/// Whoever had better not be banned, found in a time that does not grow with how many they are: a list of bans is long.
+struct Guarded<'a> {
+    own: BTreeSet<IpAddr>,
+    subnets: &'a BTreeMap<Prefix, Subnet>,
+    /// How long the prefixes of these are.
+    lengths: BTreeSet<u32>,
+    peer: Option<IpAddr>,
+}
+
+impl<'a> Guarded<'a> {
+    fn new(tables: &'a Memory, peer: Option<IpAddr>) -> Self {
+        let local = tables.local_addresses.iter().filter(|(_, local)| local.broadcast == 0);
+        Self {
+            own: local.map(|(key, _)| IpAddr::from(key.address)).collect(),
+            subnets: &tables.subnets,
+            lengths: tables.subnets.keys().map(|subnet| subnet.bits).collect(),
+            peer,
+        }
+    }
+
+    /// Why this one had better not be.
+    fn why_not(&self, prefix: &IpNet) -> Option<String> {
+        let holds = |address: &&IpAddr| prefix.contains(*address);
+        Some(if prefix.prefix_len() == 0 {
+            "is everybody; a policy without rules lets nobody in".to_owned()
+        } else if let Some(peer) = self.peer.as_ref().filter(holds) {
+            format!("holds {peer}, from where you type")
+        } else if prefix.addr().is_loopback() || LOOPBACK.iter().any(|address| holds(&address)) {
+            "holds addresses of the loopback device, from which nobody comes in".to_owned()
+        } else if let Some(own) = self.own.range(prefix.network()..=prefix.broadcast()).next() {
+            format!("holds {own}, an address of this host")
+        } else if self.lies_inside(prefix) {
+            "lies in a network of this host's containers, and bans are for what comes from outside".to_owned()
+        } else {
+            return None;
+        })
+    }
+
+    fn lies_inside(&self, prefix: &IpNet) -> bool {
+        let mut stand = in_tables([prefix]);
+        stand.all(|it| {
+            let mut shorter = self.lengths.range(..=it.bits);
+            shorter.any(|bits| self.subnets.contains_key(&Prefix::new(it.address, *bits)))
+        })
+    }
+}
+
 impl Reconciler {
     /// Does what is asked about bans; waits for nothing.
     pub(super) fn answer_ban(&mut self, request: Request) -> Answer {
@@ -79,40 +126,32 @@ impl Reconciler {
     }
 
     /// Why these had better not be banned.
-    fn guard(&self, prefixes: &[IpNet], typed_on: Option<Connection>) -> Result<(), String> {
-        let tables = self.believed.as_ref().map(|believed| &believed.tables);
-        let local = tables.into_iter().flat_map(|tables| &tables.local_addresses);
-        let own: Vec<IpAddr> = local
-            .filter(|(_, local)| local.broadcast == 0)
-            .map(|(key, _)| IpAddr::from(key.address))
-            .collect();
-        let inside = |prefix: &IpNet| {
-            let around = |subnet: &Prefix| {
-                in_tables([prefix]).all(|it| it.bits >= subnet.bits && subnet.holds(&it.address))
-            };
-            tables.is_some_and(|tables| tables.subnets.keys().any(around))
+    fn guard(&mut self, prefixes: &[IpNet], typed_on: Option<Connection>) -> Result<(), String> {
+        let read;
+        let tables = match &self.believed {
+            Some(believed) => &believed.tables,
+            // While a pass is under way, or in doubt, the maps tell.
+            None => match self.datapath.maps().read_who() {
+                Ok(state) => {
+                    read = state;
+                    &read.tables
+                }
+                Err(error) => {
+                    return Err(format!(
+                        "which addresses are this host's is not known: {}. Nobody was banned; `--force` does it unseen",
+                        chain(&error)
+                    ));
+                }
+            },
         };
-        let peer = typed_on.map(|connection| connection.peer.ip());
-        for prefix in prefixes {
-            let holds = |address: &&IpAddr| prefix.contains(*address);
-            let why = if prefix.prefix_len() == 0 {
-                "is everybody; a policy without rules lets nobody in".to_owned()
-            } else if let Some(peer) = peer.as_ref().filter(holds) {
-                format!("holds {peer}, from where you type")
-            } else if prefix.addr().is_loopback() || LOOPBACK.iter().any(|address| holds(&address)) {
-                "holds addresses of the loopback device, from which nobody comes in".to_owned()
-            } else if let Some(own) = own.iter().find(holds) {
-                format!("holds {own}, an address of this host")
-            } else if inside(prefix) {
-                "lies in a network of this host's containers, and bans are for what comes from outside"
-                    .to_owned()
-            } else {
-                continue;
-            };
-            let prefix = shown_prefix(prefix);
-            return Err(format!("{prefix} {why}. Nobody was banned; `--force` does it all the same"));
+        let guarded = Guarded::new(tables, typed_on.map(|connection| connection.peer.ip()));
+        match prefixes.iter().find_map(|prefix| Some((prefix, guarded.why_not(prefix)?))) {
+            Some((prefix, why)) => {
+                let prefix = shown_prefix(prefix);
+                Err(format!("{prefix} {why}. Nobody was banned; `--force` does it all the same"))
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn ban(&mut self, asked: Vec<Ban>) -> Answer {
@@ -303,6 +342,43 @@ impl Reconciler {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytemuck::Zeroable as _;
+    use fw_common::tables::{LocalAddress, LocalKey};
+
+    #[test]
+    fn whoever_had_better_not_be_banned_is_found() {
+        let mut tables = Memory::default();
+        let key = |text: &str| LocalKey {
+            address: text.parse::<IpAddr>().expect("an address").into(),
+            ..LocalKey::zeroed()
+        };
+        tables.local_addresses.insert(key("198.51.100.1"), LocalAddress::zeroed());
+        tables.local_addresses.insert(key("2001:db8::1"), LocalAddress::zeroed());
+        let broadcast = LocalAddress { broadcast: 1, ..LocalAddress::zeroed() };
+        tables.local_addresses.insert(key("198.51.100.255"), broadcast);
+        let subnets = ["172.17.0.0/16", "fd00:1::/64"].map(|text| text.parse::<IpNet>().expect("a prefix"));
+        tables.subnets.extend(in_tables(&subnets).map(|prefix| (prefix, Subnet::zeroed())));
+        let guarded = Guarded::new(&tables, Some("192.0.2.7".parse().expect("an address")));
+        for (prefix, why) in [
+            ("0.0.0.0/0", Some("everybody")),
+            ("192.0.2.0/28", Some("from where you type")),
+            ("127.0.0.0/7", Some("loopback")),
+            ("198.51.0.0/16", Some("holds 198.51.100.1,")),
+            ("2001:db8::/32", Some("holds 2001:db8::1,")),
+            ("172.17.0.0/16", Some("containers")),
+            ("172.17.3.4/32", Some("containers")),
+            ("fd00:1::9/128", Some("containers")),
+            ("172.16.0.0/15", None),
+            ("198.51.100.255/32", None),
+            ("203.0.113.9/32", None),
+            ("fd00::/16", None),
+        ] {
+            let said = guarded.why_not(&prefix.parse().expect("a prefix"));
+            let as_wanted =
+                why.map_or(said.is_none(), |why| said.as_ref().is_some_and(|it| it.contains(why)));
+            assert!(as_wanted, "{prefix}: {said:?}");
+        }
+    }
 
     #[test]
     fn the_longer_a_look_takes_the_longer_is_the_rest() {
