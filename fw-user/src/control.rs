@@ -179,6 +179,14 @@ pub fn socket(pins: &Path) -> io::Result<PathBuf> {
     Ok(Path::new(FOLDER).join(format!("{:x}-{:x}.sock", pins.dev(), pins.ino())))
 }
 
+/// Makes the folder of sockets, if it is not there.
+pub fn make_folder() -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(FOLDER) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Removes the socket, and the folder of sockets if it was the last one.
 pub fn remove(socket: &Path) {
     // Gone is as good, and a folder in which others have theirs stays.
@@ -332,10 +340,7 @@ fn identity(socket: &Path) -> io::Result<(u64, u64)> {
 
 /// A socket that nobody but its owner could ever open: made under another name, and given its own when it is so.
 fn bind(path: &Path) -> io::Result<UnixListener> {
-    match fs::DirBuilder::new().mode(0o700).create(FOLDER) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
+    make_folder()?;
     let new = path.with_extension("new");
     match fs::remove_file(&new) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),

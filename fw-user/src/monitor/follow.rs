@@ -1,17 +1,21 @@
 //! The events of one fw, whatever happens to its maps meanwhile, with who they are about and what was lost.
 
+use std::fs::{self, File};
+use std::io;
 use std::os::fd::BorrowedFd;
-use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr, UnixListener};
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use fw_common::event::Event;
 use fw_common::tables::EventRate;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::time::{ClockId, clock_gettime};
 
 use super::seen::{Known, Seen};
+use crate::control;
 use crate::datapath::{Directory, Maps, events_id};
 use crate::reconcile::{devices, monotonic_seconds};
 
@@ -36,7 +40,7 @@ pub struct Follow {
     rate: Option<u32>,
     losses: Losses,
     /// Nobody else takes events out while this lives.
-    _alone: UnixListener,
+    _alone: Alone,
 }
 
 /// Events that nobody will see, by what the programs count for each CPU.
@@ -178,13 +182,39 @@ pub enum Going {
     Gone,
 }
 
-/// Keeps others from taking events out of the same ring: each event can be read once. The name goes with the process.
-fn alone(directory: &Path) -> anyhow::Result<UnixListener> {
-    let whole = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
-    let name = format!("fw-monitor {}", whole.display());
-    let address =
-        SocketAddr::from_abstract_name(name).context("the directory's name is too long for a socket")?;
-    UnixListener::bind_addr(&address).with_context(|| {
+/// Keeps others from taking events out of the same ring: each event can be read once. It is a locked file beside the
+/// control socket, where only root may lock; the lock goes with the process.
+struct Alone {
+    file: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        control::remove(&self.file);
+    }
+}
+
+fn alone(directory: &Path) -> anyhow::Result<Alone> {
+    let locked = || -> io::Result<Option<Alone>> {
+        let file = control::socket(directory)?.with_extension("monitor");
+        control::make_folder()?;
+        loop {
+            let opened = File::options().write(true).create(true).truncate(false).mode(0o600).open(&file)?;
+            let lock = match Flock::lock(opened, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => lock,
+                Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+                Err((_, errno)) => return Err(errno.into()),
+            };
+            // Another may have removed it between the two.
+            let (held, there) = (lock.metadata()?, fs::metadata(&file));
+            if there.is_ok_and(|there| (there.dev(), there.ino()) == (held.dev(), held.ino())) {
+                return Ok(Some(Alone { file, _lock: lock }));
+            }
+        }
+    };
+    let alone = locked().context("cannot lock the events in /run/fw")?;
+    alone.with_context(|| {
         format!(
             "another `fw monitor` reads the events of {}, and each can be read once; end that one first",
             directory.display()
