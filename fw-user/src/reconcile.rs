@@ -115,6 +115,8 @@ pub struct Reconciler {
     bans: Bans,
     /// Where that is kept.
     kept_bans: Store,
+    /// How many bans are not in force, for want of room.
+    left_out: usize,
     /// What bans have still to cut.
     to_cut: bans::ToCut,
     docker: Docker,
@@ -190,6 +192,7 @@ impl Reconciler {
             policy_file,
             bans,
             kept_bans,
+            left_out: 0,
             to_cut: bans::ToCut::default(),
             policy: read.policy.clone(),
             read,
@@ -476,7 +479,12 @@ impl Reconciler {
         self.keep_apart(wake, &apart).await;
         self.keep_closed(wake, &output_devices, &closed).await;
         let unclosed = !closed.is_empty() && self.closed.is_none();
-        let degraded = degraded || doubts || unclosed || self.status.handover == 0 || self.status.docker == 0;
+        let degraded = degraded
+            || doubts
+            || unclosed
+            || self.left_out > 0
+            || self.status.handover == 0
+            || self.status.docker == 0;
         self.status.degraded = u8::from(degraded);
         self.status.ready = 1;
         self.status.passes += 1;
@@ -507,7 +515,12 @@ impl Reconciler {
             let labelled = Labelled::new(policy, &inventory);
             let swarm = SwarmRules::new(policy, &inventory);
             let fitting = Prepared::beside(policy, &labelled, &swarm, current).and_then(|prepared| {
-                let prepared = prepared.banning(in_tables(self.bans.prefixes()), current)?;
+                // A policy that leaves no room for bans is not taken, unless they had none before.
+                let prepared = if self.left_out == 0 {
+                    prepared.banning(in_tables(self.bans.prefixes()), current)?
+                } else {
+                    prepared.banning_what_fits(self.bans.prefixes(), current, &policy.tables)?.0
+                };
                 Ok((desired_with(policy, &inventory, current, &prepared, labelled)?, prepared))
             });
             if let Some(wanted) = self.judge(candidate, fitting, current) {
@@ -519,13 +532,34 @@ impl Reconciler {
         let swarm = SwarmRules::new(&self.policy, &inventory);
         let prepared =
             match self.prepared.take().filter(|prepared| prepared.is_of(current, &labelled, &swarm)) {
-                Some(prepared) => prepared,
-                None => Prepared::beside(&self.policy, &labelled, &swarm, current)?
-                    .banning(in_tables(self.bans.prefixes()), current)?,
+                Some(prepared) if self.left_out == 0 => prepared,
+                // There may be room by now; and at a start bans must not keep the policy out of force.
+                prepared => {
+                    let prepared = match prepared {
+                        Some(prepared) => prepared,
+                        None => Prepared::beside(&self.policy, &labelled, &swarm, current)?,
+                    };
+                    self.banning_what_fits(prepared, current)?
+                }
             };
         let wanted = desired_with(&self.policy, &inventory, current, &prepared, labelled);
         self.prepared = Some(prepared);
         Ok(wanted?)
+    }
+
+    /// Says of bans that have no room when they become more or fewer.
+    fn banning_what_fits(&mut self, prepared: Prepared, current: &State) -> Result<Prepared, DesiredError> {
+        let sizes = &self.policy.tables;
+        let (prepared, left_out) = prepared.banning_what_fits(self.bans.prefixes(), current, sizes)?;
+        if left_out > 0 && left_out != self.left_out {
+            tracing::error!(
+                bans = left_out,
+                "bans are not in force, for the tables have no room for them beside the policy's denials: raise `hosts` and \
+                 `prefixes` in [tables], or use smaller sets"
+            );
+        }
+        self.left_out = left_out;
+        Ok(prepared)
     }
 
     /// What is in force: read from the maps if there is doubt, else as the last pass left them. Hooks are always looked

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::{DesiredError, Prepared, prefix_of, rule_key};
 use crate::plan::{State, Step};
-use crate::policy::{BAN_RULE, table_prefixes};
+use crate::policy::{BAN_RULE, TableSizes, table_prefixes};
 
 /// The denials of the policy that bans stand in for.
 pub(super) type Covered = BTreeMap<Prefix, DenyRule>;
@@ -33,6 +33,23 @@ fn known(names: &BTreeMap<NameKey, String>) -> Option<u32> {
     names.iter().find(ban).map(|(key, _)| key.id)
 }
 
+/// How many single addresses and prefixes are denied.
+#[derive(Clone, Copy, Default)]
+struct Room {
+    hosts: usize,
+    prefixes: usize,
+}
+
+impl Room {
+    fn add(&mut self, is_host: bool) {
+        *(if is_host { &mut self.hosts } else { &mut self.prefixes }) += 1;
+    }
+
+    fn is_within(&self, sizes: &TableSizes) -> bool {
+        self.hosts <= sizes.hosts as usize && self.prefixes <= sizes.prefixes as usize
+    }
+}
+
 impl Prepared {
     /// The same, with these prefixes banned. Once numbered the rule stays: its counters belong to it.
     pub fn banning(
@@ -45,6 +62,45 @@ impl Prepared {
         }
         self.ban(bans, current)?;
         Ok(self)
+    }
+
+    /// As [`Prepared::banning`], without the bans for which the tables have no room beside the policy's denials, what is in
+    /// force still among them; and how many those are.
+    pub fn banning_what_fits<'a>(
+        self,
+        bans: impl IntoIterator<Item = &'a IpNet>,
+        current: &State,
+        sizes: &TableSizes,
+    ) -> Result<(Self, usize), DesiredError> {
+        let mut bans = bans.into_iter().peekable();
+        if bans.peek().is_none() {
+            // Most hosts need no counting.
+            return Ok((self.banning([], current)?, 0));
+        }
+        let is_host = |prefix: &Prefix| prefix.bits == 128;
+        let mut denied = Room::default();
+        self.denied.keys().for_each(|prefix| denied.add(is_host(prefix)));
+        // On the way from what is in force to what is wanted both stand in the tables.
+        let mut together = denied;
+        let stale = current.tables.denied.keys().filter(|prefix| !self.denied.contains_key(prefix));
+        stale.for_each(|prefix| together.add(is_host(prefix)));
+        let (mut fitting, mut left_out) = (Vec::new(), 0);
+        for ban in bans {
+            let (mut denied_with, mut together_with) = (denied, together);
+            for prefix in in_tables([ban]).filter(|prefix| !self.denied.contains_key(prefix)) {
+                denied_with.add(is_host(&prefix));
+                if !current.tables.denied.contains_key(&prefix) {
+                    together_with.add(is_host(&prefix));
+                }
+            }
+            if denied_with.is_within(sizes) && together_with.is_within(sizes) {
+                (denied, together) = (denied_with, together_with);
+                fitting.push(ban);
+            } else {
+                left_out += 1;
+            }
+        }
+        Ok((self.banning(in_tables(fitting), current)?, left_out))
     }
 
     /// Bans these prefixes, too; the steps that put it in force.
@@ -135,9 +191,12 @@ mod tests {
         text.parse().expect("a prefix")
     }
 
+    fn prepared_policy() -> Policy {
+        Policy::parse(DENY, Path::new("p"), Path::new(".")).expect("a policy")
+    }
+
     fn prepared(current: &State) -> Prepared {
-        let policy = Policy::parse(DENY, Path::new("p"), Path::new(".")).expect("a policy");
-        Prepared::new(&policy, current).expect("it fits")
+        Prepared::new(&prepared_policy(), current).expect("it fits")
     }
 
     /// What is in force after these steps.
@@ -174,6 +233,27 @@ mod tests {
         assert_eq!(*state.tables.denied, *of_policy);
         assert_eq!(prepared.lift(in_tables(&bans)), [], "and no more than that");
         assert_eq!(prepared.denials(), (1, 1));
+    }
+
+    #[test]
+    fn bans_without_room_are_left_out() {
+        let state = State::default();
+        let bans = ["192.0.2.1/32", "192.0.2.2/32", "192.0.2.3/32", "203.0.113.0/24"].map(net);
+        let mut sizes = TableSizes { hosts: 2, prefixes: 2, ..prepared_policy().tables };
+        let fits = |sizes: &TableSizes, state: &State| {
+            let (prepared, left_out) =
+                prepared(state).banning_what_fits(&bans, state, sizes).expect("numbers");
+            (prepared.denials(), left_out)
+        };
+        assert_eq!(fits(&sizes, &state), ((2, 2), 1), "one of them is the policy's, too");
+        let mut stale = State::default();
+        stale
+            .tables
+            .denied
+            .insert(in_tables(&[net("198.18.0.1/32")]).next().expect("it"), DenyRule { rule: 1 });
+        assert_eq!(fits(&sizes, &stale), ((1, 2), 2), "what is in force stands beside it");
+        sizes.hosts = 4;
+        assert_eq!(fits(&sizes, &stale), ((3, 2), 0));
     }
 
     #[test]
