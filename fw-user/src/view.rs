@@ -605,7 +605,7 @@ mod tests {
     #[test]
     fn names_forge_no_rows() {
         let rows = [row(json!({"process": "x\nmine\u{1b}[2J", "port": 1}))];
-        assert_eq!(aligned(&rows), "process                port\nx\\u000amine\\u001b[2J  1\n");
+        assert_eq!(aligned(&rows), "process               port\nx\\u000amine\\u001b[2J  1\n");
         assert_eq!(words(&rows[0]), "process x\\u000amine\\u001b[2J, port 1");
         assert_eq!(lines("a\tb\n\u{9b}2J\r"), "a\tb\n\\u009b2J\\u000d");
         assert_eq!(plain("web-1 (é)"), "web-1 (é)");
