@@ -246,14 +246,14 @@ mod tests {
             (prepared.denials(), left_out)
         };
         assert_eq!(fits(&sizes, &state), ((2, 2), 1), "one of them is the policy's, too");
-        let mut stale = State::default();
-        stale
+        let mut earlier = State::default();
+        earlier
             .tables
             .denied
             .insert(in_tables(&[net("198.18.0.1/32")]).next().expect("it"), DenyRule { rule: 1 });
-        assert_eq!(fits(&sizes, &stale), ((1, 2), 2), "what is in force stands beside it");
+        assert_eq!(fits(&sizes, &earlier), ((1, 2), 2), "what is in force stands beside it");
         sizes.hosts = 4;
-        assert_eq!(fits(&sizes, &stale), ((3, 2), 0));
+        assert_eq!(fits(&sizes, &earlier), ((3, 2), 0));
     }
 
     #[test]
