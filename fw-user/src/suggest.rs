@@ -12,7 +12,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use fw_common::Address;
-use fw_common::tables::{Observed, ObservedKey};
+use fw_common::tables::{Observed, ObservedKey, capacity};
 use serde::Serialize;
 
 use self::file::Draft;
@@ -37,7 +37,16 @@ pub struct Seen<'a> {
     pub listening: &'a BTreeSet<(u8, Address, u16)>,
     /// Fewer packets make no suggestion.
     pub min_packets: u64,
+    /// The table is nearly full ([`NEARLY_FULL`]).
+    pub full: bool,
 }
+
+/// With so many entries the least recently seen may have gone: the kernel makes room before the table is full to the last.
+pub const NEARLY_FULL: usize = capacity::OBSERVED / 8 * 7;
+
+/// What is to be said of a full table.
+pub const INCOMPLETE: &str =
+    "the table of what was observed is nearly full: what was seen least recently may be missing here";
 
 /// The policy that is suggested, and why.
 #[derive(Debug, Serialize)]
@@ -48,6 +57,8 @@ pub struct Suggestion {
     pub suggested: Vec<Added>,
     /// What was observed and is not suggested.
     pub not_suggested: Vec<Left>,
+    /// The table was nearly full: something may be missing.
+    pub incomplete: bool,
 }
 
 /// One addition.
@@ -113,7 +124,8 @@ pub fn suggest(seen: &Seen<'_>) -> Suggestion {
         packets: 0,
         sources: Vec::new(),
     }));
-    Suggestion { policy: draft.finish(&not_suggested, suggested.len()), suggested, not_suggested }
+    let policy = draft.finish(&not_suggested, suggested.len(), seen.full);
+    Suggestion { policy, suggested, not_suggested, incomplete: seen.full }
 }
 
 /// `[[allow]]` and `[[out]]` rules: ports of one service with the same peers are one rule.

@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
 
 use super::plan::ask_docker;
+use super::time::parse_span;
 use super::{Engine, Failure, Outcome, Pins, bad_policy, need_privileges, print, runtime};
 use crate::datapath::{Directory, Maps};
 use crate::inventory::{Inventory, with_bridges};
@@ -15,7 +17,7 @@ use crate::listeners;
 use crate::netlink;
 use crate::policy::Policy;
 use crate::reconcile::monotonic_seconds;
-use crate::suggest::{Seen, suggest};
+use crate::suggest::{INCOMPLETE, NEARLY_FULL, Seen, suggest};
 
 /// Options of `fw suggest`.
 #[derive(Debug, Args)]
@@ -30,6 +32,9 @@ pub struct Options {
     /// What has fewer packets is not suggested
     #[arg(long, value_name = "N", default_value_t = 1)]
     min_packets: u64,
+    /// What was not seen within this time (30s, 10m, 1h, 7d, or seconds) is left out
+    #[arg(long, value_name = "TIME", value_parser = parse_span)]
+    since: Option<Duration>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -47,17 +52,23 @@ pub fn run(options: &Options) -> Outcome {
     let (docker, links) = runtime()?.block_on(ask_docker(&options.engine.docker))?;
     let inventory =
         Inventory::new(Some(&with_bridges(docker, &host)), &host, &links, &policy.static_networks);
-    let observed = maps.observed()?;
+    let mut observed = maps.observed()?;
+    let full = observed.len() >= NEARLY_FULL;
+    let now = monotonic_seconds() as u32;
+    if let Some(since) = options.since {
+        observed.retain(|_, entry| u64::from(now.saturating_sub(entry.last_seen)) <= since.as_secs());
+    }
     let listening = listeners::here().context("cannot tell who listens on this host")?;
     let listening = listening.into_iter().map(|one| (one.protocol, one.address, one.port)).collect();
     let seen = Seen {
         text: &text,
         policy: &policy,
         observed: &observed,
-        now: monotonic_seconds() as u32,
+        now,
         inventory: &inventory,
         listening: &listening,
         min_packets: options.min_packets,
+        full,
     };
     let suggestion = suggest(&seen);
     // What is handed out is a policy that `fw check` takes.
@@ -70,6 +81,9 @@ pub fn run(options: &Options) -> Outcome {
     }
     if observed.is_empty() {
         eprintln!("fw: nothing was observed: does the policy in force say mode = \"observe\"?");
+    }
+    if full {
+        eprintln!("fw: {INCOMPLETE}");
     }
     if options.json {
         print(&format!("{}\n", serde_json::to_string_pretty(&json!(suggestion))?))?;

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Left, counted};
+use super::{INCOMPLETE, Left, counted};
 
 /// A text that is being added to.
 pub(super) struct Draft<'a> {
@@ -73,7 +73,7 @@ impl<'a> Draft<'a> {
     }
 
     /// The whole text.
-    pub(super) fn finish(mut self, left: &[Left], count: usize) -> String {
+    pub(super) fn finish(mut self, left: &[Left], count: usize, full: bool) -> String {
         let mut text = self.text.to_owned();
         // From the back, so that places before stay what they are; of two at one place, the later first.
         self.edits.sort_by_key(|(range, _)| (range.start, range.end));
@@ -86,6 +86,9 @@ impl<'a> Draft<'a> {
         text += &format!(
             "\n# {count} additions of `fw suggest`, each below its own comment: read them before you write mode = \"enforce\".\n"
         );
+        if full {
+            text += &format!("# REVIEW: {INCOMPLETE}.\n");
+        }
         text += &self.rules;
         for ((table, name), lines) in &self.sections {
             text += &format!("\n[{table}.{}]\n{lines}", key(name));

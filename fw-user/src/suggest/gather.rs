@@ -91,7 +91,7 @@ pub(super) fn gather(seen: &Seen<'_>) -> Gathered {
         let (sorted, peer, sender) = sort(seen, &scanners, key, observed);
         match sorted {
             Sorted::Wish(wish) => {
-                if let Some(why) = passed::kept_out(seen, &wish, key) {
+                if let Some(why) = passed::settled(seen, &wish, key) {
                     gathered.left.entry((said(&wish), why)).or_default().add(observed, peer);
                     continue;
                 }

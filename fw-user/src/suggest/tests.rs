@@ -93,6 +93,7 @@ fn suggested(text: &str, entries: &[(ObservedKey, Observed)], min_packets: u64) 
         inventory: &host(),
         listening: &BTreeSet::from([(proto::TCP, Address::ANY_V6, 22)]),
         min_packets,
+        full: false,
     };
     let suggestion = suggest(&seen);
     let checked = Policy::parse(&suggestion.policy, path, base);
@@ -148,6 +149,29 @@ fn whom_a_rule_leaves_out_it_goes_on_leaving_out() {
     assert!(left.sources.len() == 17 && left.sources[16] == "and 1 more", "{left:?}");
     assert!(suggested(text, &strays[..1], 1).suggested.is_empty(), "one stray");
     assert!(suggested("", &strays[..1], 1).suggested.is_empty(), "the rule is gone from the file");
+}
+
+#[test]
+fn what_the_file_says_already_is_not_suggested_again() {
+    let text = "[sets]\noffice = [\"192.0.2.0/24\"]\n[[allow]]\nname = \"web\"\nproto = \"tcp\"\nports = [8080]\nfrom = [\"office\"]\n\
+                [[out]]\nname = \"time\"\nproto = \"udp\"\nports = [123]\n[networks.shop]\nreach = [\"back end\"]\negress = [\"office\"]\n";
+    let of = |reason, from, to, proto, port| {
+        let (mut key, seen) = entry(reason, from, to, proto, port);
+        key.ifindex = if from == "10.1.0.2" { 11 } else { 0 };
+        (key, seen)
+    };
+    let entries = [
+        of(Reason::PortNotAllowed, "192.0.2.7", "203.0.113.1", proto::TCP, 8080),
+        of(Reason::OutNotAllowed, "203.0.113.1", "203.0.113.9", proto::UDP, 123),
+        of(Reason::Isolation, "10.1.0.2", "10.2.0.9", proto::TCP, 5432),
+        of(Reason::Egress, "10.1.0.2", "192.0.2.8", proto::TCP, 443),
+    ];
+    let found = suggested(text, &entries, 1);
+    assert!(found.suggested.is_empty(), "{:?}", found.suggested);
+    assert!(found.not_suggested.iter().all(|left| left.why == "the policy file lets it pass already"));
+    assert_eq!(found.not_suggested.len(), 4, "{:?}", found.not_suggested);
+    let elsewhere = [of(Reason::Egress, "10.1.0.2", "203.0.113.8", proto::TCP, 443)];
+    assert_eq!(suggested(text, &elsewhere, 1).suggested.len(), 1, "outside the set");
 }
 
 #[test]

@@ -122,8 +122,11 @@ mod tests {
     use super::*;
     use crate::tidy::places;
 
-    const HOMES: [(&str, &str); 14] = [
+    const HOMES: [(&str, &str); 18] = [
         ("fw-user/src/datapath.rs", "use aya::Ebpf;"),
+        ("fw-user/src/datapath/beside.rs", "use aya::EbpfLoader;"),
+        ("fw-user/src/datapath/foreign.rs", "use aya::programs::tc;"),
+        ("fw-user/src/datapath/maps/lookup.rs", "use aya::Pod;"),
         ("fw-user/src/datapath/hooks.rs", "use aya::programs::tc;"),
         ("fw-user/src/datapath/ground.rs", "use aya::maps::MapData;"),
         ("fw-user/src/datapath/layout.rs", "use aya::maps::MapInfo;"),
