@@ -18,7 +18,7 @@ pub(crate) mod raw;
 pub type Row = Map<String, Value>;
 
 /// The tables that `fw table` prints.
-pub const TABLES: [&str; 28] = [
+pub const TABLES: [&str; 30] = [
     "settings",
     "interfaces",
     "subnets",
@@ -47,6 +47,8 @@ pub const TABLES: [&str; 28] = [
     "daemon",
     "generation",
     "fast_paths",
+    "event_rate",
+    "event_budget",
 ];
 
 /// The rows of a table; `None` if there is no such table.
@@ -65,6 +67,8 @@ pub fn rows(table: &str, maps: &Maps, now: u32) -> Result<Option<Vec<Row>>, Data
         "daemon" => vec![raw::daemon(&maps.daemon()?)],
         "generation" => vec![row(json!({"generation": maps.generation()?}))],
         "fast_paths" => raw::fast_paths(maps, names)?,
+        "event_rate" => vec![raw::event_rate(&maps.event_rate()?)],
+        "event_budget" => maps.event_budgets()?.iter().zip(0..).map(raw::event_budget).collect(),
         other => return Ok(rows_of(other, &state, names)),
     }))
 }

@@ -451,9 +451,18 @@ impl Maps {
 
     /// Drops of which no event tells, by CPU, since the maps were made.
     pub fn missed_events(&self) -> Result<Vec<u64>, DatapathError> {
-        let budgets =
-            self.event_budget.get(&0, 0).map_err(|source| failed("read map event_budget", source))?;
-        Ok(budgets.iter().map(|budget| budget.missed).collect())
+        Ok(self.event_budgets()?.iter().map(|budget| budget.missed).collect())
+    }
+
+    /// What becomes of events, by CPU.
+    pub fn event_budgets(&self) -> Result<Vec<EventBudget>, DatapathError> {
+        let budgets = self.event_budget.get(&0, 0);
+        Ok(budgets.map_err(|source| failed("read map event_budget", source))?.to_vec())
+    }
+
+    /// How many events a CPU may write in a second, as somebody has asked for last.
+    pub fn event_rate(&self) -> Result<EventRate, DatapathError> {
+        self.event_rate.get(&0, 0).map_err(|source| failed("read map event_rate", source))
     }
 
     /// Has each CPU write so many events a second for a time.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fw_common::fast::{LIFE, replaces};
-use fw_common::tables::{Daemon, name_kind, nat_health};
+use fw_common::tables::{Daemon, EventBudget, EventRate, name_kind, nat_health};
 use fw_common::{Mac, Reason};
 use serde_json::json;
 
@@ -36,6 +36,17 @@ pub(super) fn budgets(maps: &Maps, state: &State, names: Names<'_>) -> Result<Ve
             }))
         })
         .collect())
+}
+
+/// How many events a CPU may write in a second, and for how long somebody has asked for that.
+pub(super) fn event_rate(rate: &EventRate) -> Row {
+    let left = u64::from(rate.until).saturating_sub(monotonic_seconds());
+    row(json!({"rate": rate.rate, "for_seconds": left}))
+}
+
+/// What became of the events of one CPU.
+pub(super) fn event_budget((budget, cpu): (&EventBudget, usize)) -> Row {
+    row(json!({"cpu": cpu, "missed": budget.missed, "left": budget.left}))
 }
 
 /// What the daemon last said of itself.
