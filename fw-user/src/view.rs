@@ -67,7 +67,7 @@ pub fn rows(table: &str, maps: &Maps, now: u32) -> Result<Option<Vec<Row>>, Data
         "daemon" => vec![raw::daemon(&maps.daemon()?)],
         "generation" => vec![row(json!({"generation": maps.generation()?}))],
         "fast_paths" => raw::fast_paths(maps, names)?,
-        "event_rate" => vec![raw::event_rate(&maps.event_rate()?)],
+        "event_rate" => vec![raw::event_rate(maps.event_rate()?)],
         "event_budget" => maps.event_budgets()?.iter().zip(0..).map(raw::event_budget).collect(),
         other => return Ok(rows_of(other, &state, names)),
     }))

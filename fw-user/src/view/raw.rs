@@ -39,7 +39,7 @@ pub(super) fn budgets(maps: &Maps, state: &State, names: Names<'_>) -> Result<Ve
 }
 
 /// How many events a CPU may write in a second, and for how long somebody has asked for that.
-pub(super) fn event_rate(rate: &EventRate) -> Row {
+pub(super) fn event_rate(rate: EventRate) -> Row {
     let left = u64::from(rate.until).saturating_sub(monotonic_seconds());
     row(json!({"rate": rate.rate, "for_seconds": left}))
 }
