@@ -1,6 +1,5 @@
 //! The demonstration: a Docker host made on the spot, what reaches what without fw and with it, and what fw shows.
 
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -8,10 +7,16 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::lab::table::Table;
 use crate::lab::{BPFFS, Container, HOST, Lab, OUTSIDE, Options, Outcome, Server, fw_binary, wait};
+use crate::setup::{self, Part};
+use crate::workspace;
 
 /// Runs the demonstration and leaves nothing behind.
 pub fn run() -> Result<()> {
     let start = Instant::now();
+    // Who is not root is told so below; nothing could be installed either.
+    if setup::is_root() {
+        setup::ensure(&[Part::Build, Part::Lab])?;
+    }
     if let Some(obstacle) = crate::lab::obstacle() {
         anyhow::bail!("the demonstration needs a lab, and none can be made here: {obstacle}");
     }
@@ -193,9 +198,7 @@ fn dump(lab: &Lab) -> Result<()> {
 
 fn build() -> Result<()> {
     if std::env::var_os("FW_BIN").is_none() {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let status = Command::new(cargo).args(["build", "--package", "fw-user"]).status();
-        ensure!(status.context("cannot run cargo")?.success(), "fw does not build: see above");
+        workspace::build_fw().context("fw does not build: see above")?;
     }
     println!("  {}", fw_binary()?.display());
     Ok(())
