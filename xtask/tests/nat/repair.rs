@@ -57,8 +57,12 @@ fn flushed_and_put_back() {
         "iptables -F FORWARD; iptables -A FORWARD -j ACCEPT",
         "iptables -t nat -F FW-POSTROUTING",
     ] {
-        ground.lab.host().script(harm).expect("harm");
-        assert_ne!(chains(&ground.rules()), whole, "`{harm}` does nothing");
+        // A round of the daemon may mend it before it is seen.
+        let harmed = || {
+            ground.lab.host().script(harm).expect("harm");
+            (chains(&ground.rules()) != whole).then_some(())
+        };
+        wait::until(&format!("`{harm}` to do something"), Duration::from_secs(15), harmed).expect("harm");
         // The first is found by the daemon's own round, the others are not waited for.
         if !harm.contains("ip6tables") {
             daemon.signal("HUP").expect("SIGHUP");
