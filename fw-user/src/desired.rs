@@ -464,7 +464,7 @@ fn links(inventory: &Inventory, tables: &mut Memory) {
         let link = LinkKey::pair(linked.client.into(), linked.server.into());
         tables.links.insert(linked.port.map_or(link, |exposed| LinkKey {
             port: exposed.port,
-            proto: rules::number_of(exposed.protocol),
+            proto: exposed.protocol.number(),
             ..link
         }));
     }

@@ -10,7 +10,7 @@ use fw_common::Address;
 use fw_common::tables::{Port, PortKey, role, sources};
 use fw_common::wire::proto;
 
-use crate::docker::{DockerContainer, Transport};
+use crate::docker::DockerContainer;
 use crate::handover::Translation;
 use crate::inventory::{Inventory, PublishedPort};
 use crate::listeners::{Listener, Listeners, Process};
@@ -218,7 +218,7 @@ impl<'a> View<'a> {
             known: BTreeSet::new(),
         };
         for published in inventory.published.iter().filter(|published| !published.host.is_loopback()) {
-            let at = (number(published.protocol), published.host_port);
+            let at = (published.protocol.number(), published.host_port);
             view.published.entry(at).or_default().push(published);
             view.known.insert(at);
         }
@@ -387,14 +387,6 @@ pub(crate) fn service(container: &DockerContainer) -> Option<String> {
 fn in_subnet(state: &State, address: &Address) -> Option<u32> {
     use fw_common::tables::Tables as _;
     state.tables.subnet(address).map(|subnet| subnet.network)
-}
-
-fn number(protocol: Transport) -> u8 {
-    match protocol {
-        Transport::Tcp => proto::TCP,
-        Transport::Udp => proto::UDP,
-        Transport::Sctp => proto::SCTP,
-    }
 }
 
 /// The process by which Docker serves published ports from sockets of the host.

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::plan::State;
 use crate::view::raw::owners;
-use crate::view::{Names, Row, flow_owner, flow_state, protocol, row};
+use crate::view::{self, Names, Row, flow_owner, flow_state, protocol, row};
 
 /// Which way a flow began, seen from this host and its containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,21 +88,12 @@ impl<'a> Ends<'a> {
             "dir": direction,
             "proto": protocol(key.proto),
             "owner": container.unwrap_or_else(|| flow_owner(flow.owner).to_owned()),
-            "local": end(&key.local, key.local_port),
-            "remote": format!("{far}{}", end(&key.remote, key.remote_port)),
+            "local": view::at(&key.local, key.local_port),
+            "remote": format!("{far}{}", view::at(&key.remote, key.remote_port)),
             "state": flow_state(flow.state),
             "age": format!("{age}s"),
             "idle": format!("{idle}s"),
         }))
-    }
-}
-
-/// `192.0.2.1:80`, `[2001:db8::1]:80`, or the address alone where there is no port.
-pub fn end(address: &Address, port: u16) -> String {
-    match (port, address.is_v4()) {
-        (0, _) => address.to_string(),
-        (port, true) => format!("{address}:{port}"),
-        (port, false) => format!("[{address}]:{port}"),
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::plan::State;
 use crate::policy::BAN_RULE;
-use crate::view::{Names, Row, prefix, protocol, row};
+use crate::view::{self, Names, Row, prefix, protocol, row};
 
 /// So many prefixes are shown; of more their number.
 const SHOWN: usize = 3;
@@ -136,19 +136,12 @@ impl Told {
         if ports.is_empty() || self.protocols.iter().all(|number| *number == proto::ICMP) {
             return Value::Null;
         }
-        let mut ranges: Vec<(u16, u16)> = Vec::new();
-        for port in ports {
-            match ranges.last_mut() {
-                Some((_, last)) if last.checked_add(1) == Some(port) => *last = port,
-                _ => ranges.push((port, port)),
-            }
-        }
         let one = |(first, last): &(u16, u16)| match (first, last) {
             (0, 0) => "any".to_owned(),
             (first, last) if first == last => first.to_string(),
             (first, last) => format!("{first}:{last}"),
         };
-        json!(ranges.iter().map(one).collect::<Vec<_>>().join(","))
+        json!(view::runs(ports).iter().map(one).collect::<Vec<_>>().join(","))
     }
 }
 

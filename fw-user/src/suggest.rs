@@ -256,7 +256,7 @@ fn owner(seen: &Seen<'_>, proto: u8, port: u16) -> String {
         .inventory
         .published
         .iter()
-        .filter(|published| gather::number(published.protocol) == proto && published.host_port == port)
+        .filter(|published| published.protocol.number() == proto && published.host_port == port)
         .map(|published| published.container.as_str())
         .collect();
     if containers.is_empty() {
@@ -322,15 +322,8 @@ fn prefixes(peers: &BTreeSet<Address>) -> Option<Vec<String>> {
 
 /// Ports as the policy writes them: runs as ranges. They come in ascending order.
 fn ranges(ports: &[u16]) -> Vec<String> {
-    let mut runs: Vec<(u16, u16)> = Vec::new();
-    for port in ports {
-        match runs.last_mut() {
-            Some((_, last)) if last.checked_add(1) == Some(*port) => *last = *port,
-            _ => runs.push((*port, *port)),
-        }
-    }
     let written = |(first, last): &(u16, u16)| {
         if first == last { first.to_string() } else { format!("\"{first}-{last}\"") }
     };
-    runs.iter().map(written).collect()
+    view::runs(ports.iter().copied()).iter().map(written).collect()
 }

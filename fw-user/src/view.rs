@@ -127,6 +127,27 @@ impl Names<'_> {
     }
 }
 
+/// `192.0.2.1:80`, `[2001:db8::1]:80`, or the address alone where there is no port.
+pub fn at(address: &Address, port: u16) -> String {
+    match (port, address.is_v4()) {
+        (0, _) => address.to_string(),
+        (port, true) => format!("{address}:{port}"),
+        (port, false) => format!("[{address}]:{port}"),
+    }
+}
+
+/// Runs of numbers that follow each other, first and last of each. They come in ascending order.
+pub fn runs(numbers: impl IntoIterator<Item = u16>) -> Vec<(u16, u16)> {
+    let mut runs: Vec<(u16, u16)> = Vec::new();
+    for number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(number) => *last = number,
+            _ => runs.push((number, number)),
+        }
+    }
+    runs
+}
+
 /// A prefix as people write it.
 pub fn prefix(prefix: &Prefix) -> String {
     let bits = if prefix.address.is_v4() && prefix.bits >= 96 { prefix.bits - 96 } else { prefix.bits };

@@ -137,7 +137,7 @@ impl Report {
         let listeners = listeners::snapshot(&containers.iter().map(|container| container.pid).collect());
         let listeners =
             listeners.map_err(|error| problems.push(format!("who listens: {}", chain(&error)))).ok();
-        let survey = Iptables::find().and_then(|iptables| iptables.survey());
+        let survey = Iptables::find().and_then(|iptables| Ok(iptables.rule_sets()?.survey()));
         let survey = survey.map_err(|error| problems.push(format!("NAT: {}", chain(&error)))).ok();
         // Docker's nftables rules are not read.
         let native = handover.get("nftables").is_some_and(|native| !native.is_null());

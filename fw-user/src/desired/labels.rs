@@ -10,9 +10,8 @@ use fw_common::tables::{Port, PortKey, Terms, egress, sources};
 use fw_common::wire::proto;
 use ipnet::IpNet;
 
-use super::rules::number_of;
+use super::kind;
 use super::zones::Zones;
-use super::{kind, outbound};
 use crate::inventory::{Endpoint, Inventory};
 use crate::policy::label::{self, LabelKey, Peers, meet, set_of};
 use crate::policy::{Egress, HostAccess, Labels, Policy, Proto, SetName, Sources};
@@ -289,11 +288,7 @@ impl Labelled {
                 published.container == endpoint.container && !published.host.is_loopback()
             });
             let of_host = published.map(|published| {
-                PortKey::new(
-                    Address::from(published.host),
-                    number_of(published.protocol),
-                    published.host_port,
-                )
+                PortKey::new(Address::from(published.host), published.protocol.number(), published.host_port)
             });
             let own: BTreeSet<Address> = endpoint.addresses.iter().copied().map(Address::from).collect();
             let keys: BTreeSet<PortKey> =
@@ -343,13 +338,13 @@ fn services(policy: &Policy, inventory: &Inventory, container: &str) -> BTreeSet
     let published = inventory.published.iter().filter(|published| published.container == container);
     let mut services: BTreeSet<(u8, u16)> = published
         .flat_map(|published| {
-            [published.host_port, published.container_port].map(|port| (number_of(published.protocol), port))
+            [published.host_port, published.container_port].map(|port| (published.protocol.number(), port))
         })
         .collect();
     for direct in inventory.direct.iter().filter(|direct| direct.container == container) {
         services.insert((proto::ICMP, 0));
         match direct.port {
-            Some(port) => _ = services.insert((number_of(port.protocol), port.port)),
+            Some(port) => _ = services.insert((port.protocol.number(), port.port)),
             None => services.extend(policy.allow.iter().flat_map(named)),
         }
     }
@@ -358,7 +353,7 @@ fn services(policy: &Policy, inventory: &Inventory, container: &str) -> BTreeSet
 
 /// What a rule names of a container that is asked for all its ports.
 fn named(rule: &crate::policy::Allow) -> impl Iterator<Item = (u8, u16)> {
-    let number = outbound::number(rule.proto);
+    let number = rule.proto.number();
     let ports = rule.ports.iter().flat_map(|range| range.ports());
     ports.take(super::rules::MOST_DIRECT).map(move |port| (number, port))
 }

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fw_common::flow::counted;
 use fw_common::tables::{self, Interface, OutKey, OutRule, capacity, role, sources};
-use fw_common::wire::proto;
 
 use super::zones::Zones;
 use super::{Desired, DesiredError, RuleIds};
@@ -47,7 +46,8 @@ fn keys(rule: &Out) -> Vec<OutKey> {
         if ranges.is_empty() { vec![0] } else { ranges.iter().flat_map(|range| range.ports()).collect() }
     };
     let from = each(&rule.source_ports);
-    let keys = |port| from.iter().map(move |source_port| OutKey::new(number(rule.proto), port, *source_port));
+    let keys =
+        |port| from.iter().map(move |source_port| OutKey::new(rule.proto.number(), port, *source_port));
     each(&rule.ports).into_iter().flat_map(keys).collect()
 }
 
@@ -71,7 +71,7 @@ pub(super) fn limits(
         desired.state.tables.limits.insert(id, entry);
         let mut opened = false;
         for (key, port) in &mut desired.state.tables.ports {
-            if key.proto == number(limit.proto)
+            if key.proto == limit.proto.number()
                 && holds(limit, key.port)
                 && (port.sources & !sources::ALONE != sources::NOBODY || port.open != 0)
             {
@@ -91,15 +91,6 @@ pub(super) fn limits(
 
 fn holds(limit: &Limit, port: u16) -> bool {
     limit.proto == Proto::Icmp || limit.ports.iter().any(|range| range.ports().contains(&port))
-}
-
-/// The protocol's number.
-pub(super) fn number(proto: Proto) -> u8 {
-    match proto {
-        Proto::Tcp => proto::TCP,
-        Proto::Udp => proto::UDP,
-        Proto::Icmp => proto::ICMP,
-    }
 }
 
 /// A number for each port of a bridge: the one that it has in what is in force, else the lowest that nobody has there.

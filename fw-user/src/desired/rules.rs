@@ -9,8 +9,7 @@ use fw_common::wire::proto;
 use super::labels::Labelled;
 use super::swarm::SwarmRules;
 use super::zones::Zones;
-use super::{DesiredError, RuleIds, any_keys, outbound, prefix_of};
-use crate::docker::Transport;
+use super::{DesiredError, RuleIds, any_keys, prefix_of};
 use crate::inventory::{DirectPort, Inventory};
 use crate::plan::State;
 use crate::policy::{Allow, Policy, Proto, Published, Sources, table_prefixes};
@@ -70,7 +69,7 @@ pub(super) fn ports(
         if address.is_loopback() {
             continue;
         }
-        let entry = table.entry(PortKey::new(address, number_of(published.protocol), published.host_port));
+        let entry = table.entry(PortKey::new(address, published.protocol.number(), published.host_port));
         let port = entry.or_insert(NOTHING);
         // Without a target, docker-proxy answers from a socket of the host: nothing is forwarded, nothing vouched for.
         port.published |= u8::from(published.target.is_some());
@@ -99,12 +98,12 @@ pub(super) fn ports(
         let open = u8::from(policy.uplink.published == Published::Open);
         let services = match (direct.port, direct.by) {
             (Some(port), Some(link)) => {
-                let at = PortKey::new(address, number_of(port.protocol), port.port);
+                let at = PortKey::new(address, port.protocol.number(), port.port);
                 vec![(at.by(link), 1)]
             }
             // Docker lets every ICMP message through to what is routed.
             (Some(port), None) => vec![
-                (PortKey::new(address, number_of(port.protocol), port.port), open),
+                (PortKey::new(address, port.protocol.number(), port.port), open),
                 (PortKey::new(address, proto::ICMP, 0), open),
             ],
             // What is open to everybody is so in the entry of a port, too, for that is where its limit stands.
@@ -164,13 +163,13 @@ fn direct_keys(address: Address, direct: &DirectPort, rule: &Allow) -> Vec<PortK
         (_, _, Some(_)) => Vec::new(),
         (Proto::Icmp, ..) => vec![at(proto::ICMP, 0)],
         (proto, Some(port), None) => {
-            let named = outbound::number(proto) == number_of(port.protocol)
+            let named = proto.number() == port.protocol.number()
                 && rule.ports.iter().any(|range| range.ports().contains(&port.port));
-            if named { vec![at(outbound::number(proto), port.port)] } else { Vec::new() }
+            if named { vec![at(proto.number(), port.port)] } else { Vec::new() }
         }
         (proto, None, None) => {
             let ports = rule.ports.iter().flat_map(|range| range.ports());
-            ports.take(MOST_DIRECT).map(|port| at(outbound::number(proto), port)).collect()
+            ports.take(MOST_DIRECT).map(|port| at(proto.number(), port)).collect()
         }
     }
 }
@@ -217,13 +216,5 @@ pub(super) fn merge(port: &mut Port, from: &Sources, zones: &Zones, id: u32) {
             port.rule = if port.rule == 0 { id } else { port.rule };
         }
         Sources::Any | Sources::Sets(_) => {}
-    }
-}
-
-pub(super) fn number_of(protocol: Transport) -> u8 {
-    match protocol {
-        Transport::Tcp => proto::TCP,
-        Transport::Udp => proto::UDP,
-        Transport::Sctp => proto::SCTP,
     }
 }

@@ -6,7 +6,7 @@ use fw_common::tables::{OutKey, OutRule, Port, PortKey, sources};
 use fw_common::wire::proto;
 use ipnet::IpNet;
 
-use super::rules::{NOTHING, merge, number_of};
+use super::rules::{NOTHING, merge};
 use super::zones::Zones;
 use super::{RuleIds, any_keys, outbound};
 use crate::docker::Swarm;
@@ -104,7 +104,7 @@ impl SwarmRules {
 /// a socket of the host.
 pub(super) fn ingress(policy: &Policy, inventory: &Inventory, table: &mut BTreeMap<PortKey, Port>) {
     for exposed in inventory.swarm.iter().flat_map(|swarm| &swarm.ingress) {
-        for key in any_keys(number_of(exposed.protocol), exposed.port) {
+        for key in any_keys(exposed.protocol.number(), exposed.port) {
             let port = table.entry(key).or_insert(NOTHING);
             port.published |= u8::from(key.address.is_v4());
             port.open |= u8::from(policy.uplink.published == Published::Open);

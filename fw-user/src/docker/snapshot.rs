@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
+use fw_common::wire::proto;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -175,6 +176,15 @@ impl Transport {
             "udp" => Some(Self::Udp),
             "sctp" => Some(Self::Sctp),
             _ => None,
+        }
+    }
+
+    /// Its number in the IP header (IANA's protocol numbers).
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => proto::TCP,
+            Self::Udp => proto::UDP,
+            Self::Sctp => proto::SCTP,
         }
     }
 }

@@ -480,13 +480,8 @@ pub fn place(proto: u8, address: &str, port: u16) -> String {
 
 /// A flow's ends, ours first.
 fn tuple(key: &FlowKey) -> String {
-    let end = |address: &Address, port: u16| match (port, address.is_v4()) {
-        (0, _) => address.to_string(),
-        (port, true) => format!("{address}:{port}"),
-        (port, false) => format!("[{address}]:{port}"),
-    };
     let proto = if key.proto == proto::ICMP { "ping".to_owned() } else { view::protocol(key.proto) };
-    format!("{proto} {} ↔ {}", end(&key.local, key.local_port), end(&key.remote, key.remote_port))
+    format!("{proto} {} ↔ {}", view::at(&key.local, key.local_port), view::at(&key.remote, key.remote_port))
 }
 
 fn flow(found: Option<&Flow>, is_over: fn(&Flow, u8, u32) -> bool, proto: u8, now: u32) -> String {

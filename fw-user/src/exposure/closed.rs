@@ -3,7 +3,7 @@
 use fw_common::Address;
 use fw_common::tables::{PortKey, sources};
 
-use super::{Seen, Target, View, is_open, number};
+use super::{Seen, Target, View, is_open};
 use crate::plan::State;
 
 /// A port that somebody means to be there and that the policy keeps closed.
@@ -46,7 +46,7 @@ pub fn closed(state: &State, seen: Seen<'_>) -> Vec<Closed> {
         }
     };
     for published in &seen.inventory.published {
-        let (protocol, port) = (number(published.protocol), published.host_port);
+        let (protocol, port) = (published.protocol.number(), published.host_port);
         let address = Address::from(published.host);
         let container = seen.containers.iter().find(|container| container.name == published.container);
         let mut target = Target { container_port: Some(published.container_port), ..Target::default() };

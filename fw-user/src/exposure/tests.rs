@@ -7,6 +7,7 @@ use fw_common::Hook;
 use fw_common::tables::{Interface, LocalAddress, LocalKey, Prefix, Subnet};
 
 use super::*;
+use crate::docker::Transport;
 use crate::handover::Family;
 use crate::inventory::Endpoint;
 use crate::plan::HookPoint;

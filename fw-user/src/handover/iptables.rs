@@ -56,6 +56,15 @@ pub struct RuleSets {
 }
 
 impl RuleSets {
+    /// What they do besides our rules.
+    pub fn survey(&self) -> Survey {
+        let mut survey = Survey::default();
+        for (place, text) in &self.texts {
+            survey.add(place.family, &Save::parse(text));
+        }
+        survey
+    }
+
     /// What this chain of the system does with a packet, in each rule set of its family: the first that does not let it
     /// go on. `hits` gets the rules that hold it, each with its place.
     pub fn walk(
@@ -293,23 +302,14 @@ impl Iptables {
         Ok(status)
     }
 
-    /// What all rule sets do besides; changes nothing.
-    pub fn survey(&self) -> Result<Survey, HandoverError> {
-        let mut survey = Survey::default();
-        for (place, tool) in &self.tools {
-            survey.add(place.family, &Save::parse(&tool.read(false)?));
-        }
-        Ok(survey)
-    }
-
     /// What each rule set of the host holds, as iptables-save prints it; an error where one cannot be read.
     pub fn read_all(&self) -> Vec<(Place, Result<String, HandoverError>)> {
         self.tools.iter().map(|(place, tool)| (*place, tool.read(false))).collect()
     }
 
-    /// What stands now, to be walked.
+    /// What stands now, whole; changes nothing.
     pub fn rule_sets(&self) -> Result<RuleSets, HandoverError> {
-        let read = self.tools.iter().map(|(place, tool)| Ok((*place, tool.read(false)?)));
+        let read = self.read_all().into_iter().map(|(place, text)| Ok((place, text?)));
         Ok(RuleSets { texts: read.collect::<Result<_, HandoverError>>()? })
     }
 

@@ -1,5 +1,7 @@
 //! The keys of the policy file whose value is one of a few fixed words.
 
+use fw_common::wire::proto;
+
 /// An enum whose variants are words of the policy file.
 pub(super) trait Word: Copy + 'static {
     /// Every variant, the usual one first.
@@ -164,5 +166,16 @@ words! {
         Docker = "docker",
         /// This program; Docker runs with `--iptables=false`.
         Fw = "fw",
+    }
+}
+
+impl Proto {
+    /// Its number in the IP header (IANA's protocol numbers); of ICMP that of IPv4, by which tables know both.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => proto::TCP,
+            Self::Udp => proto::UDP,
+            Self::Icmp => proto::ICMP,
+        }
     }
 }

@@ -8,7 +8,6 @@ use fw_common::wire::{ethertype, proto};
 use fw_common::{Address, Reason};
 
 use super::{Seen, passed};
-use crate::docker::Transport;
 use crate::inventory::Network;
 use crate::policy::label::PREFIX;
 use crate::view;
@@ -193,7 +192,7 @@ fn is_answered(seen: &Seen<'_>, key: &ObservedKey) -> bool {
     let published = seen.inventory.published.iter().any(|published| {
         let host = Address::from(published.host);
         let here = host == to || host == to.any_of_family();
-        here && number(published.protocol) == key.proto && published.host_port == port
+        here && published.protocol.number() == key.proto && published.host_port == port
     });
     let station = |address: &IpAddr| Address::from(*address) == to;
     let lan = seen.inventory.stations.iter().any(|it| it.addresses.iter().any(station));
@@ -415,13 +414,4 @@ fn around<'a>(seen: &Seen<'a>, address: Address) -> Option<&'a Network> {
         .networks
         .iter()
         .find(|network| network.subnets.iter().any(|subnet| subnet.contains(&address)))
-}
-
-/// The number of a protocol whose ports Docker publishes.
-pub(super) fn number(protocol: Transport) -> u8 {
-    match protocol {
-        Transport::Tcp => proto::TCP,
-        Transport::Udp => proto::UDP,
-        Transport::Sctp => proto::SCTP,
-    }
 }

@@ -4,7 +4,6 @@ use fw_common::{Address, Reason};
 use std::net::IpAddr;
 
 use fw_common::tables::ObservedKey;
-use fw_common::wire::proto;
 
 use super::Seen;
 use super::gather::Wish;
@@ -39,7 +38,7 @@ fn passes(seen: &Seen<'_>, wish: &Wish, key: &ObservedKey) -> bool {
         // A rule with source ports may mean others: which it was is not kept.
         Wish::Out { proto, port } => policy.out.iter().any(|rule| {
             let at = rule.ports.is_empty() || has(&rule.ports, *port);
-            let ours = number(rule.proto) == *proto && at && rule.source_ports.is_empty();
+            let ours = rule.proto.number() == *proto && at && rule.source_ports.is_empty();
             ours && holds(seen, &rule.to, key.destination)
         }),
         Wish::Reach { from, to } => policy.network(from).reach.contains(to),
@@ -67,18 +66,10 @@ fn is_in(seen: &Seen<'_>, set: &SetName, address: Address) -> bool {
 fn rules<'a>(seen: &Seen<'a>, proto: u8, port: u16) -> impl Iterator<Item = &'a Allow> {
     let rules = seen.policy.allow.iter();
     rules.filter(move |rule| {
-        number(rule.proto) == proto && (rule.proto == Proto::Icmp || has(&rule.ports, port))
+        rule.proto.number() == proto && (rule.proto == Proto::Icmp || has(&rule.ports, port))
     })
 }
 
 fn has(ports: &[PortRange], port: u16) -> bool {
     ports.iter().any(|range| range.ports().contains(&port))
-}
-
-fn number(proto: Proto) -> u8 {
-    match proto {
-        Proto::Tcp => proto::TCP,
-        Proto::Udp => proto::UDP,
-        Proto::Icmp => proto::ICMP,
-    }
 }

@@ -30,7 +30,7 @@ impl Read {
         let listeners = listeners::snapshot(&pids)
             .map_err(|error| warnings.push(format!("cannot tell who listens: {}", chain(&error))));
         let survey = Iptables::find()
-            .and_then(|iptables| iptables.survey())
+            .and_then(|iptables| Ok(iptables.rule_sets()?.survey()))
             .map_err(|error| warnings.push(format!("cannot tell what is translated: {}", chain(&error))));
         Self { listeners: listeners.ok(), survey: survey.ok() }
     }
